@@ -1,0 +1,267 @@
+"""Every exception that syncws defines.
+
+What belongs here: the classes and the sentences they print. What does not: deciding
+when to raise them. This module imports nothing of the package.
+
+Timeouts are the builtin :exc:`TimeoutError` and failures of the operating system are
+:exc:`OSError`; both are raised as they are. The tree::
+
+    WebSocketError
+        ConnectionClosed
+            ConnectionClosedOK
+            ConnectionClosedError
+                ForkedConnectionError
+        InvalidURI
+        InvalidHandshake
+            SecurityError
+            InvalidMessage
+            InvalidStatus
+            InvalidHeader
+                InvalidHeaderFormat
+                InvalidHeaderValue
+                    InvalidOrigin
+                    InvalidUpgrade
+            NegotiationError
+        ProtocolError
+            PayloadTooBig
+            TooManyFragments
+            InvalidText
+        ConcurrencyError (also a RuntimeError)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .http11 import Response
+
+__all__ = [
+    "ConcurrencyError",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "ForkedConnectionError",
+    "InvalidHandshake",
+    "InvalidHeader",
+    "InvalidHeaderFormat",
+    "InvalidHeaderValue",
+    "InvalidMessage",
+    "InvalidOrigin",
+    "InvalidStatus",
+    "InvalidText",
+    "InvalidURI",
+    "InvalidUpgrade",
+    "NegotiationError",
+    "PayloadTooBig",
+    "ProtocolError",
+    "SecurityError",
+    "TooManyFragments",
+    "WebSocketError",
+]
+
+
+class _CloseFrame(Protocol):
+    """What :exc:`ConnectionClosed` needs to know of :class:`syncws.frames.Close`."""
+
+    code: int
+    reason: str
+
+
+class WebSocketError(Exception):
+    """The base of every exception defined by syncws."""
+
+
+class ConnectionClosed(WebSocketError):
+    """The connection is closed, or cannot be used any more.
+
+    Attributes:
+        rcvd: The close frame received, or ``None``.
+        sent: The close frame sent, or ``None``.
+        rcvd_then_sent: ``True`` if the peer closed first, ``False`` if this side did,
+            ``None`` unless both frames exist.
+    """
+
+    def __init__(
+        self,
+        rcvd: _CloseFrame | None,
+        sent: _CloseFrame | None,
+        rcvd_then_sent: bool | None = None,
+        explanation: str = "",
+    ) -> None:
+        super().__init__(rcvd, sent, rcvd_then_sent, explanation)
+        self.rcvd = rcvd
+        self.sent = sent
+        self.rcvd_then_sent = rcvd_then_sent
+        self.explanation = explanation
+
+    def __str__(self) -> str:
+        if self.rcvd is None:
+            text = "no close frame received"
+        else:
+            text = f"received {self.rcvd}"
+        if self.sent is None:
+            text += "; none sent" if self.rcvd is None else "; no close frame sent"
+        elif self.rcvd_then_sent:
+            text += f"; then sent {self.sent}"
+        else:
+            text = f"sent {self.sent}; {text if self.rcvd is None else 'then ' + text}"
+        return f"{text}: {self.explanation}" if self.explanation else text
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """The connection ended normally: both close frames say 1000, 1001 or nothing."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """The connection ended with an error code or without a closing handshake."""
+
+
+class ForkedConnectionError(ConnectionClosedError):
+    """The connection belongs to the parent of this process (see ``os.fork``)."""
+
+    def __str__(self) -> str:
+        return (
+            "this connection was opened before os.fork() and belongs to the parent process; "
+            "open a new one in the child"
+        )
+
+
+class InvalidURI(WebSocketError, ValueError):
+    """The URI is not a valid ``ws://`` or ``wss://`` URI (RFC 6455 section 3).
+
+    Attributes:
+        problem: What is wrong with it. The text never contains user information or
+            a query, which may hold secrets.
+    """
+
+    def __init__(self, uri: str, problem: str) -> None:
+        super().__init__(uri, problem)
+        self.uri = uri
+        self.problem = problem
+
+    def __str__(self) -> str:
+        shown = self.uri.partition("?")[0].partition("#")[0]
+        scheme, separator, rest = shown.partition("://")
+        authority, slash, path = rest.partition("/")
+        shown = scheme + separator + authority.rpartition("@")[2] + slash + path
+        return f"{shown!r} is not a valid WebSocket URI: {self.problem}"
+
+
+class InvalidHandshake(WebSocketError):
+    """The opening handshake failed."""
+
+
+class InvalidMessage(InvalidHandshake):
+    """A request or response is not valid HTTP/1.1.
+
+    Attributes:
+        status_code: The HTTP status with which a server answers it.
+    """
+
+    def __init__(self, problem: str, status_code: int = 400) -> None:
+        super().__init__(problem)
+        self.status_code = status_code
+
+
+class SecurityError(InvalidMessage):
+    """A request or response exceeds a limit that protects this side."""
+
+
+class InvalidStatus(InvalidHandshake):
+    """The server refused to upgrade the connection.
+
+    Attributes:
+        response: The whole response; ``response.status_code``, ``.headers``, ``.body``.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        return (
+            "the server rejected the WebSocket connection: expected HTTP 101, "
+            f"received HTTP {self.response.status_code}"
+        )
+
+
+class InvalidHeader(InvalidHandshake):
+    """A header of the handshake is missing or wrong.
+
+    Attributes:
+        name: The header's name.
+        value: Its value, or ``None`` if it is missing.
+    """
+
+    def __init__(self, name: str, value: str | None = None) -> None:
+        super().__init__(name, value)
+        self.name = name
+        self.value = value
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"missing {self.name} header"
+        if self.value == "":
+            return f"empty {self.name} header"
+        return f"invalid {self.name} header: {self.value!r}"
+
+
+class InvalidHeaderFormat(InvalidHeader):
+    """A header cannot be parsed."""
+
+
+class InvalidHeaderValue(InvalidHeader):
+    """A header is well-formed but its value is not acceptable."""
+
+
+class InvalidOrigin(InvalidHeaderValue):
+    """The ``Origin`` of a request is not allowed; ``origins=`` says which are."""
+
+    def __init__(self, origin: str | None) -> None:
+        super().__init__("Origin", origin)
+
+
+class InvalidUpgrade(InvalidHeaderValue):
+    """``Upgrade`` or ``Connection`` does not ask for or confirm a WebSocket."""
+
+
+class NegotiationError(InvalidHandshake):
+    """A subprotocol or an extension could not be agreed on."""
+
+
+class ProtocolError(WebSocketError):
+    """The peer violated RFC 6455. It is the cause of a :exc:`ConnectionClosedError`.
+
+    Attributes:
+        close_code: The code of the close frame that answers it: 1002, or as the
+            subclass says.
+    """
+
+    close_code = 1002
+
+
+class InvalidText(ProtocolError):
+    """A text message or a close reason is not UTF-8 (1007)."""
+
+    close_code = 1007
+
+
+class PayloadTooBig(ProtocolError):
+    """A frame or a message exceeds ``max_frame_size`` or ``max_size`` (1009)."""
+
+    close_code = 1009
+
+
+class TooManyFragments(ProtocolError):
+    """A message came in too many too small fragments; see ``max_fragments`` (1008)."""
+
+    close_code = 1008
+
+
+class ConcurrencyError(WebSocketError, RuntimeError):
+    """A call was made where it would have to wait for its own thread.
+
+    Raised when a signal handler uses a connection in the middle of a call of the
+    same thread on the same connection.
+    """
