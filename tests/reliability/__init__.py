@@ -1,0 +1,5 @@
+"""What a peer, a network and a careless caller can do, against the public API.
+
+Each file takes one group of the project's reliability catalogue; the name of a test begins
+with the row it covers (``test_A1_...``).
+"""
