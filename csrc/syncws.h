@@ -143,19 +143,23 @@ typedef struct {
     uint8_t closed;          /* a close frame was decoded: the rest is ignored (RFC 6455 1.4) */
     uint8_t in_message;      /* a data message has begun and not ended */
     uint8_t in_frame;        /* stopped inside a frame */
-    uint8_t header_size;     /* private from here on */
-    uint8_t header[14];
-    uint8_t control[2][125];
+    uint8_t header_size;     /* private from here on: bytes in header[] */
+    uint8_t header[14];      /* a header that came in parts */
+    uint8_t control[2][125]; /* a control frame that came in parts; the other may be in a record */
     uint8_t control_turn;
-    uint8_t opcode;
-    uint8_t rsv;
+    uint8_t opcode;          /* of the message */
+    uint8_t rsv;             /* of the message */
     uint8_t frame_opcode;
     uint8_t frame_fin;
-    uint8_t key[4];
+    uint8_t in_payload;      /* the header of the current frame is complete */
+    uint8_t in_pieces;       /* the current message goes out in PIECEs */
+    uint8_t piece_sent;      /* its first one went out */
+    uint8_t handed_out;      /* buffer is in a record; the next call frees it */
+    uint8_t key[4];          /* zeros: not masked */
     uint32_t utf8;
     uint64_t frame_length;
     uint64_t frame_done;
-    uint64_t message_length;
+    uint64_t message_length; /* announced by its headers so far */
     uint64_t fragments;
     uint8_t *buffer;         /* malloc'd: the unfinished message */
     uint64_t buffer_length;
