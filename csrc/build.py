@@ -11,7 +11,7 @@ import sys
 
 from cffi import FFI
 
-SOURCES = ["channel.c", "cpu.c", "frame.c", "mailbox.c", "mask.c", "pack.c", "utf8.c"]
+SOURCES = ["channel.c", "cpu.c", "frame.c", "mailbox.c", "mask.c", "output.c", "pack.c", "utf8.c"]
 HEADERS = ["codec.h", "internal.h", "syncws.h"]
 
 

@@ -197,7 +197,171 @@ int syncws_mask_key(syncws_scratch *scratch, uint8_t *key);
 size_t syncws_encode_header(uint8_t *output, uint8_t first_byte, uint64_t length,
                             const uint8_t *key);
 
-/* CDEF CHANNEL */
+/* -------------------------------------------------------------- mailbox.c -- */
+
+/* The list of channels that a reader thread must look at, and its alarm clock. */
+typedef struct syncws_mailbox syncws_mailbox;
+typedef struct syncws_channel syncws_channel;
+
+enum syncws_sleep {
+    SYNCWS_AWAKE = 0,
+    SYNCWS_DOZING = 1, /* until the next tick: only what is urgent wakes it */
+    SYNCWS_ASLEEP = 2  /* for long: anything wakes it */
+};
+
+syncws_mailbox *syncws_mailbox_new(void); /* NULL with errno */
+void syncws_mailbox_free(syncws_mailbox *mailbox);
+int syncws_mailbox_descriptor(syncws_mailbox *mailbox);
+void syncws_mailbox_wake(syncws_mailbox *mailbox);
+/* To be called before waiting; 1: do not wait, there is something to do. */
+int syncws_mailbox_sleep(syncws_mailbox *mailbox, int sleep);
+/* To be called after waiting; empties the wake-up pipe. */
+void syncws_mailbox_awake(syncws_mailbox *mailbox);
+size_t syncws_mailbox_collect(syncws_mailbox *mailbox, int lazy, uint64_t *tokens, size_t room);
+int syncws_mailbox_has_lazy(syncws_mailbox *mailbox);
+/* In a forked child: new locks, no descriptors. */
+void syncws_mailbox_after_fork(syncws_mailbox *mailbox);
+
+/* -------------------------------------------------------------- channel.c -- */
+
+/* One connection: who may read it, what waits to be written.  Every call is one
+ * critical section or a system call outside of it, so a Python exception can come
+ * before or after a transition and never inside. */
+
+enum syncws_result {
+    SYNCWS_OK = 0,         /* done; of a send: the socket took everything */
+    SYNCWS_GOT_TEXT = 1,   /* scratch->data: one text message; not owned any more */
+    SYNCWS_GOT_BINARY = 2, /* scratch->data: one binary message; not owned any more */
+    SYNCWS_RECORDS = 3,    /* scratch->records; the caller is the owner and must leave */
+    SYNCWS_RECORDS_MORE = 4,   /* the same, and scratch->rest must be decoded before leaving */
+    SYNCWS_RECORDS_FAILED = 5, /* the same, and then the decoder failed */
+    SYNCWS_END_OF_STREAM = 6,  /* the caller is the owner and must leave */
+    SYNCWS_READ_FAILED = 7,    /* the same; scratch->error_number */
+    SYNCWS_TIMED_OUT = 8,
+    SYNCWS_INTERRUPTED = 9, /* a signal: let Python run its handlers, then call again */
+    SYNCWS_BUSY = 10,       /* another thread is the owner */
+    SYNCWS_OWN = 11,        /* the calling thread is the owner already (a signal handler) */
+    SYNCWS_QUEUED = 12,     /* messages were delivered: look at the inbound queue */
+    SYNCWS_PARKED = 13,     /* the input has ended; its end is to be acted upon */
+    SYNCWS_GONE = 14,
+    SYNCWS_SCRATCH_BUSY = 15, /* the scratch still holds what an interrupted call decoded */
+    SYNCWS_PENDING = 16,    /* of a send: some bytes wait in the outbound queue */
+    SYNCWS_FULL = 17,       /* of a send: nothing was taken, the queue is above high water */
+    SYNCWS_UNFINISHED = 18, /* of a send: another message is under way */
+    SYNCWS_CLOSED = 19,     /* of a send: a close frame was sent, or the channel is gone */
+    SYNCWS_WRITE_FAILED = 20, /* of a send: scratch->error_number */
+    SYNCWS_LARGE = 21,      /* of a send: use syncws_frame_begin() */
+    SYNCWS_NOT_ARMED = 22   /* of an event: stale, to be ignored */
+};
+
+enum syncws_flag {
+    SYNCWS_FLAG_ARMED = 1,   /* the reader thread watches for input */
+    SYNCWS_FLAG_LISTED = 2,  /* in the mailbox: the reader thread will look */
+    SYNCWS_FLAG_PAUSED = 4,  /* the inbound queue is full: nobody reads */
+    SYNCWS_FLAG_PARKED = 8,  /* the input has ended: nobody reads */
+    SYNCWS_FLAG_GONE = 16,   /* nothing comes or goes any more */
+    SYNCWS_FLAG_CLOSED = 32, /* the descriptor may be or is closed */
+    SYNCWS_FLAG_QUEUED = 64, /* the inbound queue may hold messages */
+    SYNCWS_FLAG_HANDED = 128, /* the program has a message and did not come back for more */
+    SYNCWS_FLAG_FOLLOWERS = 256 /* only in results: threads wait for this one to leave */
+};
+
+enum syncws_take_mode {
+    SYNCWS_TAKE_MESSAGE = 0, /* for a message: not if the inbound queue may have one */
+    SYNCWS_TAKE_WAIT = 1,    /* to wait for something else */
+    SYNCWS_TAKE_EVENT = 2    /* the reader thread, after its selector said so */
+};
+
+enum syncws_interest { SYNCWS_READ = 1, SYNCWS_WRITE = 2 };
+
+syncws_channel *syncws_channel_new(syncws_mailbox *mailbox, uint64_t token, int descriptor,
+                                   int side, int external, size_t high_water); /* NULL: memory */
+void syncws_channel_free(syncws_channel *channel);
+size_t syncws_channel_size(void);
+syncws_decoder *syncws_channel_decoder(syncws_channel *channel);
+
+/* Takes the right to read and decode.  SYNCWS_OK, _BUSY, _OWN, _QUEUED, _PARKED,
+ * _GONE or _NOT_ARMED. */
+int syncws_take(syncws_channel *channel, int mode);
+/* Gives it back if the calling thread has it, and sets flags (PAUSED, PARKED, GONE,
+ * QUEUED, HANDED) in the same step.  Returns the flags, with FOLLOWERS. */
+int syncws_leave(syncws_channel *channel, int flags);
+/* 1 if the calling thread is the owner. */
+int syncws_is_mine(syncws_channel *channel);
+
+/* Waits up to timeout_ms (-1: for ever) for a message: takes ownership, reads, decodes
+ * and, in the common case of exactly one message, gives ownership back. */
+int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
+/* The owner reads and decodes; never gives ownership back.  timeout_ms as above. */
+int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
+/* The owner decodes `length` bytes in scratch->input that it brought itself. */
+int syncws_decode_input(syncws_channel *channel, syncws_scratch *scratch, size_t length);
+/* The owner decodes scratch->rest after SYNCWS_RECORDS_MORE. */
+int syncws_decode_rest(syncws_channel *channel, syncws_scratch *scratch);
+/* The owner waits for input. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED. */
+int syncws_wait_readable(syncws_channel *channel, int timeout_ms);
+/* Any thread waits for room to write. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED, _GONE. */
+int syncws_wait_writable(syncws_channel *channel, int timeout_ms);
+
+/* Registers a thread that waits for the owner to leave; 0: do not wait, look again. */
+int syncws_follow(syncws_channel *channel, int mode);
+void syncws_unfollow(syncws_channel *channel);
+/* The count of deliveries, and "I saw the queue empty at that count". */
+unsigned syncws_generation(syncws_channel *channel);
+void syncws_seen_empty(syncws_channel *channel, unsigned generation);
+
+int syncws_flags(syncws_channel *channel);
+void syncws_set_flags(syncws_channel *channel, int set, int clear);
+/* Puts it into the mailbox. */
+void syncws_list(syncws_channel *channel, int urgent);
+/* The reader thread takes it out and arms it; the interest to ask the selector for, -1
+ * if nothing changes. */
+int syncws_look(syncws_channel *channel);
+/* The reader thread tells that its selector let go of the descriptor. */
+void syncws_unwatched(syncws_channel *channel);
+
+/* Sets GONE and wakes the threads inside; returns the flags, with FOLLOWERS. */
+int syncws_abort(syncws_channel *channel);
+/* 1, once: gone and unused, so the caller closes the descriptor. */
+int syncws_claim_close(syncws_channel *channel);
+/* In a forked child: new locks, gone, no owner. */
+void syncws_channel_after_fork(syncws_channel *channel);
+
+uint64_t syncws_received(syncws_channel *channel);
+uint64_t syncws_drained(syncws_channel *channel);
+void syncws_count_received(syncws_channel *channel, uint64_t bytes);
+
+/* --------------------------------------------------------------- output.c -- */
+
+/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode. */
+int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                const char *data, size_t length);
+/* A ping or pong: now, or at the next frame boundary, where the newest wins. */
+int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int opcode,
+                        const char *data, size_t length);
+/* The close frame: the last one. */
+int syncws_send_close(syncws_channel *channel, syncws_scratch *scratch, const char *data,
+                      size_t length);
+/* A message in several steps: open, one or more frames, close. */
+int syncws_message_open(syncws_channel *channel);
+void syncws_message_close(syncws_channel *channel);
+int syncws_frame_begin(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                       uint64_t length);
+/* Payload bytes taken of `data` are in scratch->length; SYNCWS_OK, _PENDING (wait for
+ * room), _CLOSED, _WRITE_FAILED. */
+int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const char *data,
+                       size_t length);
+/* Writes what waits. SYNCWS_OK, _PENDING, _WRITE_FAILED, _CLOSED. */
+int syncws_flush(syncws_channel *channel, syncws_scratch *scratch);
+/* For Python transports: copies up to 64 KiB of what waits to scratch->output; its size. */
+size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch);
+void syncws_output_consume(syncws_channel *channel, size_t length);
+/* For Python transports: the socket refused bytes (0) or took some (1). */
+void syncws_output_progress(syncws_channel *channel, int taken);
+/* Bytes that wait. */
+size_t syncws_output_size(syncws_channel *channel);
+/* Nothing is written any more; what waits is dropped. */
+void syncws_output_fail(syncws_channel *channel, int error_number);
 /* CDEF END */
 
 #if defined(__cplusplus)

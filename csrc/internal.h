@@ -1,0 +1,60 @@
+/* The struct behind a channel, shared by channel.c, output.c and mailbox.c.
+ * Nothing else includes this: Python and the C tests use syncws.h only. */
+#ifndef SYNCWS_INTERNAL_H
+#define SYNCWS_INTERNAL_H
+
+#include <pthread.h>
+
+#include "syncws.h"
+
+enum { SYNCWS_NOWHERE = 0, SYNCWS_LAZY = 1, SYNCWS_URGENT = 2 };
+
+/* A control frame that waits for a frame boundary; the newest of its kind wins. */
+struct syncws_slot {
+    uint8_t filled;
+    uint8_t length;
+    uint8_t payload[125];
+};
+
+struct syncws_output {
+    uint8_t *data;      /* malloc'd; bytes [start, end) wait for the socket */
+    size_t start, end, capacity;
+    size_t high_water;  /* bytes; above it senders wait */
+    uint64_t frame_left; /* payload bytes of the frame begun with frame_begin */
+    uint64_t frame_phase;
+    uint8_t key[4];
+    uint8_t message_open; /* a message in several steps: no other data frame may start */
+    uint8_t closing;      /* a close frame was asked for: no data, pings or pongs after it */
+    uint8_t refused;      /* the socket refused bytes since it last accepted some */
+    int error;            /* errno of the write that failed; nothing is written any more */
+    struct syncws_slot pong, ping, close;
+};
+
+struct syncws_channel {
+    pthread_mutex_t mutex;       /* guards owner, flags, users, followers, generation, watched */
+    pthread_mutex_t write_mutex; /* guards output; held across one non-blocking write;
+                                  * taken before mutex, which is taken before the mailbox's */
+    uintptr_t owner;             /* the thread that may read and decode; 0: nobody */
+    unsigned flags;
+    unsigned users;              /* threads waiting for writability: the descriptor stays open */
+    unsigned followers;          /* threads waiting for the owner to leave */
+    unsigned generation;         /* counts deliveries to the inbound queue */
+    int watched;                 /* the interest the reader's selector holds */
+    int descriptor;
+    int side;
+    int external;                /* bytes are moved by Python (TLS, SYNCWS_IO=python) */
+    uint64_t received;           /* bytes read; written by the owner, read by anyone */
+    uint64_t drained;            /* times the socket accepted bytes after refusing some */
+    syncws_mailbox *mailbox;
+    syncws_channel *next;        /* in the mailbox's lists; guarded by its mutex */
+    int place;                   /* which list */
+    uint64_t token;
+    struct syncws_output output;
+    syncws_decoder decoder;
+};
+
+void syncws_mailbox_retain(syncws_mailbox *mailbox);
+void syncws_mailbox_drop(syncws_mailbox *mailbox, syncws_channel *channel);
+void syncws_mailbox_push(syncws_mailbox *mailbox, syncws_channel *channel, int urgent);
+
+#endif

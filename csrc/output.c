@@ -1,0 +1,442 @@
+/* What waits to be written, and the calls that write.
+ *
+ * What belongs here: the bounded outbound queue, frame boundaries, control frames
+ * between frames, non-blocking writes.  What does not: waiting (channel.c).
+ *
+ * Everything here runs under write_mutex.  What the queue holds is a copy: the caller's
+ * memory is never referenced after a call returns.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+enum { PIECE = 65536, KEPT_CAPACITY = 4096, UNMASKED_PIECE = 1 << 20 };
+
+static size_t pending(const struct syncws_output *output) { return output->end - output->start; }
+
+/* Room for `length` more bytes at the end; 0 or -1. */
+static int reserve(struct syncws_output *output, size_t length) {
+    size_t used = pending(output);
+    if (output->capacity - output->end >= length)
+        return 0;
+    if (output->start > 0 && output->capacity - used >= length) {
+        memmove(output->data, output->data + output->start, used);
+    } else {
+        if (length > SIZE_MAX / 4 - used)
+            return -1;
+        size_t capacity = output->capacity < 256 ? 256 : output->capacity;
+        while (capacity < used + length)
+            capacity *= 2;
+        uint8_t *data = malloc(capacity);
+        if (data == NULL)
+            return -1;
+        if (used > 0)
+            memcpy(data, output->data + output->start, used);
+        free(output->data);
+        output->data = data;
+        output->capacity = capacity;
+    }
+    output->start = 0;
+    output->end = used;
+    return 0;
+}
+
+static int enqueue(struct syncws_output *output, const uint8_t *data, size_t length) {
+    if (length == 0)
+        return 0;
+    if (reserve(output, length) < 0)
+        return -1;
+    memcpy(output->data + output->end, data, length);
+    output->end += length;
+    return 0;
+}
+
+static void dequeue(struct syncws_output *output, size_t length) {
+    output->start += length;
+    if (output->start < output->end)
+        return;
+    output->start = output->end = 0;
+    if (output->capacity > KEPT_CAPACITY) {
+        /* Idle connections keep no memory for their busiest moment. */
+        free(output->data);
+        output->data = NULL;
+        output->capacity = 0;
+    }
+}
+
+static int fail(syncws_channel *channel, syncws_scratch *scratch, int error) {
+    struct syncws_output *output = &channel->output;
+    if (output->error == 0)
+        output->error = error;
+    dequeue(output, pending(output));
+    scratch->error_number = output->error;
+    return SYNCWS_WRITE_FAILED;
+}
+
+static int has_controls(const struct syncws_output *output) {
+    return output->pong.filled || output->ping.filled || output->close.filled;
+}
+
+/* Whether anything may be written: SYNCWS_OK, _CLOSED or _WRITE_FAILED. */
+static int state(syncws_channel *channel, syncws_scratch *scratch) {
+    if (channel->output.error != 0) {
+        scratch->error_number = channel->output.error;
+        return SYNCWS_WRITE_FAILED;
+    }
+    pthread_mutex_lock(&channel->mutex);
+    int gone = (channel->flags & SYNCWS_FLAG_GONE) != 0;
+    pthread_mutex_unlock(&channel->mutex);
+    return gone ? SYNCWS_CLOSED : SYNCWS_OK;
+}
+
+/* Writes what waits and then `length` bytes at `data`; *taken counts the latter. */
+static int write_through(syncws_channel *channel, syncws_scratch *scratch, const uint8_t *data,
+                         size_t length, size_t *taken) {
+    struct syncws_output *output = &channel->output;
+    *taken = 0;
+    while (!channel->external && (pending(output) > 0 || *taken < length)) {
+        struct iovec parts[2];
+        int count = 0;
+        if (pending(output) > 0)
+            parts[count++] = (struct iovec){.iov_base = output->data + output->start,
+                                            .iov_len = pending(output)};
+        if (*taken < length)
+            /* sendmsg() reads through the pointer; iovec has no const form. */
+            parts[count++] = (struct iovec){.iov_base = (void *)(uintptr_t)(data + *taken),
+                                            .iov_len = length - *taken};
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+        ssize_t sent = sendmsg(channel->descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS)) {
+            output->refused = 1;
+            break;
+        }
+        if (sent < 0)
+            return fail(channel, scratch, errno);
+        if (output->refused) {
+            output->refused = 0;
+            channel->drained++;
+        }
+        size_t waiting = pending(output);
+        size_t queued = (size_t)sent < waiting ? (size_t)sent : waiting;
+        if (queued > 0)
+            dequeue(output, queued);
+        *taken += (size_t)sent - queued;
+    }
+    return pending(output) > 0 || *taken < length ? SYNCWS_PENDING : SYNCWS_OK;
+}
+
+/* The size of the frame put at `frame`, which has room for 14 + length bytes; 0 with
+ * errno if there is no masking key. */
+static size_t encode(syncws_channel *channel, syncws_scratch *scratch, uint8_t *frame,
+                     uint8_t first_byte, const uint8_t *data, size_t length) {
+    uint8_t key[4];
+    const uint8_t *mask = NULL;
+    if (channel->side == SYNCWS_CLIENT) {
+        if (syncws_mask_key(scratch, key) < 0)
+            return 0;
+        mask = key;
+    }
+    size_t size = syncws_encode_header(frame, first_byte, length, mask);
+    if (mask != NULL)
+        syncws_mask(frame + size, data, length, key, 0);
+    else if (length > 0)
+        memcpy(frame + size, data, length);
+    return size + length;
+}
+
+static int place(syncws_channel *channel, syncws_scratch *scratch, struct syncws_slot *slot,
+                 uint8_t opcode) {
+    uint8_t frame[14 + 125];
+    if (!slot->filled)
+        return 0;
+    size_t size = encode(channel, scratch, frame, (uint8_t)(0x80 | opcode), slot->payload,
+                         slot->length);
+    if (size == 0 || enqueue(&channel->output, frame, size) < 0)
+        return -1;
+    slot->filled = 0;
+    return 0;
+}
+
+/* At a frame boundary the waiting control frames go out; never inside a frame. */
+static int place_controls(syncws_channel *channel, syncws_scratch *scratch) {
+    struct syncws_output *output = &channel->output;
+    if (output->frame_left > 0 || !has_controls(output))
+        return 0;
+    if (place(channel, scratch, &output->pong, SYNCWS_PONG) < 0 ||
+        place(channel, scratch, &output->ping, SYNCWS_PING) < 0 ||
+        place(channel, scratch, &output->close, SYNCWS_CLOSE) < 0)
+        return -1;
+    return 0;
+}
+
+/* Tells the reader thread that bytes wait, unless a sender sees to them. */
+static int settle(syncws_channel *channel, int result) {
+    if (result == SYNCWS_PENDING && !channel->external) {
+        pthread_mutex_lock(&channel->mutex);
+        int alone = channel->users == 0 && !(channel->watched & SYNCWS_WRITE);
+        pthread_mutex_unlock(&channel->mutex);
+        if (alone)
+            syncws_list(channel, 1);
+    }
+    return result;
+}
+
+static int flush_locked(syncws_channel *channel, syncws_scratch *scratch) {
+    size_t taken;
+    int result = state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    /* Twice: control frames that had to wait for the queue's last frame. */
+    if (place_controls(channel, scratch) < 0)
+        return fail(channel, scratch, ENOMEM);
+    return settle(channel, write_through(channel, scratch, NULL, 0, &taken));
+}
+
+int syncws_flush(syncws_channel *channel, syncws_scratch *scratch) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = flush_locked(channel, scratch);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                       const char *data, size_t length) {
+    struct syncws_output *output = &channel->output;
+    int result = state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (output->closing)
+        return SYNCWS_CLOSED;
+    if (output->message_open)
+        return SYNCWS_UNFINISHED;
+    if (length > PIECE)
+        return SYNCWS_LARGE;
+    if (pending(output) > 0 && pending(output) + length > output->high_water)
+        return SYNCWS_FULL;
+    if (place_controls(channel, scratch) < 0)
+        return fail(channel, scratch, ENOMEM);
+    size_t size = encode(channel, scratch, scratch->output, (uint8_t)first_byte,
+                         (const uint8_t *)data, length);
+    if (size == 0)
+        return fail(channel, scratch, errno);
+    size_t taken;
+    result = write_through(channel, scratch, scratch->output, size, &taken);
+    if (result == SYNCWS_WRITE_FAILED)
+        return result;
+    if (enqueue(output, scratch->output + taken, size - taken) < 0)
+        return fail(channel, scratch, ENOMEM);
+    return settle(channel, result);
+}
+
+int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                const char *data, size_t length) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = send_locked(channel, scratch, first_byte, data, length);
+    scratch->code = result;
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+static int control_locked(syncws_channel *channel, syncws_scratch *scratch, int opcode,
+                          const char *data, size_t length) {
+    struct syncws_output *output = &channel->output;
+    int result = state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (output->closing || length > 125)
+        return SYNCWS_CLOSED;
+    struct syncws_slot *slot = opcode == SYNCWS_CLOSE  ? &output->close
+                               : opcode == SYNCWS_PING ? &output->ping
+                                                       : &output->pong;
+    slot->filled = 1;
+    slot->length = (uint8_t)length;
+    if (length > 0)
+        memcpy(slot->payload, data, length);
+    if (opcode == SYNCWS_CLOSE)
+        output->closing = 1; /* RFC 6455 section 5.5.1: no data after it */
+    /* Behind a full socket they wait in their slots, where the newest wins. */
+    if (pending(output) > 0 && opcode != SYNCWS_CLOSE)
+        return settle(channel, SYNCWS_PENDING);
+    return flush_locked(channel, scratch);
+}
+
+int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int opcode,
+                        const char *data, size_t length) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = control_locked(channel, scratch, opcode, data, length);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+int syncws_send_close(syncws_channel *channel, syncws_scratch *scratch, const char *data,
+                      size_t length) {
+    return syncws_send_control(channel, scratch, SYNCWS_CLOSE, data, length);
+}
+
+/* ---------------------------------------------------- messages in steps -- */
+
+int syncws_message_open(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = channel->output.closing        ? SYNCWS_CLOSED
+                 : channel->output.message_open ? SYNCWS_UNFINISHED
+                                                : SYNCWS_OK;
+    if (result == SYNCWS_OK)
+        channel->output.message_open = 1;
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+void syncws_message_close(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    channel->output.message_open = 0;
+    pthread_mutex_unlock(&channel->write_mutex);
+}
+
+static int frame_begin_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                              uint64_t length) {
+    struct syncws_output *output = &channel->output;
+    uint8_t header[14];
+    int result = state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (output->closing)
+        return SYNCWS_CLOSED;
+    if (output->frame_left > 0)
+        return SYNCWS_UNFINISHED;
+    int masked = channel->side == SYNCWS_CLIENT;
+    if (place_controls(channel, scratch) < 0 ||
+        (masked && syncws_mask_key(scratch, output->key) < 0))
+        return fail(channel, scratch, ENOMEM);
+    size_t size =
+        syncws_encode_header(header, (uint8_t)first_byte, length, masked ? output->key : NULL);
+    if (enqueue(output, header, size) < 0)
+        return fail(channel, scratch, ENOMEM);
+    output->frame_left = length;
+    output->frame_phase = 0;
+    /* The header leaves together with the first payload bytes. */
+    return length > 0 ? SYNCWS_OK : flush_locked(channel, scratch);
+}
+
+int syncws_frame_begin(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                       uint64_t length) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = frame_begin_locked(channel, scratch, first_byte, length);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
+                              const uint8_t *data, size_t length) {
+    struct syncws_output *output = &channel->output;
+    int masked = channel->side == SYNCWS_CLIENT;
+    int result = state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (length > output->frame_left)
+        length = (size_t)output->frame_left;
+    while (length > 0 && pending(output) <= output->high_water) {
+        size_t limit = masked || channel->external ? PIECE : UNMASKED_PIECE;
+        size_t piece = length < limit ? length : limit;
+        const uint8_t *source = data;
+        if (masked) {
+            syncws_mask(scratch->output, data, piece, output->key,
+                        (size_t)(output->frame_phase & 3));
+            source = scratch->output;
+        }
+        size_t taken;
+        result = write_through(channel, scratch, source, piece, &taken);
+        if (result == SYNCWS_WRITE_FAILED)
+            return result;
+        if (masked || channel->external) {
+            if (enqueue(output, source + taken, piece - taken) < 0)
+                return fail(channel, scratch, ENOMEM);
+            taken = piece;
+        }
+        data += taken;
+        length -= taken;
+        scratch->length += taken;
+        output->frame_left -= taken;
+        output->frame_phase += taken;
+        if (result == SYNCWS_PENDING && !channel->external)
+            break;
+    }
+    if (output->frame_left == 0 && has_controls(output))
+        result = flush_locked(channel, scratch);
+    if (pending(output) > 0 || length > 0)
+        result = SYNCWS_PENDING;
+    return settle(channel, result);
+}
+
+int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const char *data,
+                       size_t length) {
+    pthread_mutex_lock(&channel->write_mutex);
+    scratch->length = 0;
+    int result = frame_write_locked(channel, scratch, (const uint8_t *)data, length);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+/* --------------------------------------------------- for Python transports -- */
+
+size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch) {
+    struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    size_t length = 0;
+    if (state(channel, scratch) == SYNCWS_OK) {
+        if (place_controls(channel, scratch) < 0)
+            fail(channel, scratch, ENOMEM);
+        length = pending(output) < PIECE ? pending(output) : PIECE;
+        if (length > 0)
+            memcpy(scratch->output, output->data + output->start, length);
+    }
+    pthread_mutex_unlock(&channel->write_mutex);
+    return length;
+}
+
+void syncws_output_consume(syncws_channel *channel, size_t length) {
+    pthread_mutex_lock(&channel->write_mutex);
+    if (length <= pending(&channel->output))
+        dequeue(&channel->output, length);
+    pthread_mutex_unlock(&channel->write_mutex);
+}
+
+void syncws_output_progress(syncws_channel *channel, int taken) {
+    struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    if (taken && output->refused)
+        channel->drained++;
+    output->refused = !taken;
+    pthread_mutex_unlock(&channel->write_mutex);
+}
+
+uint64_t syncws_drained(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    uint64_t result = channel->drained;
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+size_t syncws_output_size(syncws_channel *channel) {
+    const struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    size_t result = 0;
+    if (output->error == 0)
+        result = pending(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+void syncws_output_fail(syncws_channel *channel, int error_number) {
+    struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    if (output->error == 0)
+        output->error = error_number;
+    dequeue(output, pending(output));
+    pthread_mutex_unlock(&channel->write_mutex);
+}

@@ -1,0 +1,391 @@
+"""The reader thread: readiness, timers and wake-ups for connections nobody waits on.
+
+What belongs here: one selector loop per :class:`Reader` and what other threads may ask
+of it. What does not: reading or writing a connection (:mod:`.channel`), and user code,
+which never runs in this thread, not even a log handler.
+
+Only the reader thread touches the selector. Interest is one-shot: a descriptor that
+became ready is not watched again until somebody asks, so a thread that takes a
+connection over need not unregister it; the event, if one comes, is stale and ignored.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .frames import ffi, forget_thread_scratch, lib
+
+__all__ = ["READ", "WRITE", "Reader", "Timer", "client_reader"]
+
+READ = 1
+WRITE = 2
+
+# How soon a connection that a thread let go of is looked after, in seconds: a thread that
+# comes back within this time costs no selector call.
+TICK = 0.02
+_FAR_AWAY = 3600.0  # seconds; no wait is longer, whatever the platform's clock allows
+
+
+class Attached(Protocol):
+    """What a reader needs of a connection."""
+
+    token: int
+
+    def look(self) -> None:
+        """Something changed: arm it, flush it, or let it go."""
+
+    def leave_at_exit(self) -> None:
+        """The interpreter exits."""
+
+    def after_fork(self) -> None:
+        """We are in a forked child."""
+
+
+class Timer:
+    """A call that a reader makes later. See :meth:`Reader.call_at`."""
+
+    __slots__ = ("_arguments", "_function", "when")
+
+    def __init__(
+        self, when: float, function: Callable[..., object], arguments: tuple[Any, ...]
+    ) -> None:
+        self.when = when
+        self._function: Callable[..., object] | None = function
+        self._arguments = arguments
+
+    def cancel(self) -> None:
+        """Makes it do nothing. Any thread; idempotent."""
+        self._function = None
+        self._arguments = ()
+
+    def run(self) -> None:
+        function, arguments = self._function, self._arguments
+        self.cancel()
+        if function is not None:
+            function(*arguments)
+
+
+class _EpollPoller:
+    """One-shot readiness by epoll."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def watch_always(self, descriptor: int) -> None:
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def arm(self, descriptor: int, interest: int) -> None:
+        mask = select.EPOLLONESHOT
+        if interest & READ:
+            mask |= select.EPOLLIN | select.EPOLLRDHUP
+        if interest & WRITE:
+            mask |= select.EPOLLOUT
+        try:
+            self._epoll.modify(descriptor, mask)
+        except FileNotFoundError:
+            self._epoll.register(descriptor, mask)
+
+    def forget(self, descriptor: int) -> None:
+        # Closing is not enough: a forked child that holds the socket keeps it registered.
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.unregister(descriptor)
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        ready = []
+        for descriptor, mask in self._epoll.poll(timeout):
+            result = READ if mask & ~select.EPOLLOUT else 0
+            if mask & (select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP):
+                result |= WRITE
+            ready.append((descriptor, result))
+        return ready
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class _PollPoller:
+    """The same by poll(), where there is no epoll."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._always: set[int] = set()
+
+    def watch_always(self, descriptor: int) -> None:
+        self._always.add(descriptor)
+        self._poll.register(descriptor, select.POLLIN)
+
+    def arm(self, descriptor: int, interest: int) -> None:
+        mask = (select.POLLIN if interest & READ else 0) | (
+            select.POLLOUT if interest & WRITE else 0
+        )
+        self._poll.register(descriptor, mask)
+
+    def forget(self, descriptor: int) -> None:
+        """Nothing: another thread may be inside poll(); a closed one reports itself."""
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        ready = []
+        for descriptor, mask in self._poll.poll(timeout * 1000):
+            if descriptor not in self._always:
+                self._poll.unregister(descriptor)
+            result = READ if mask & ~select.POLLOUT else 0
+            if mask & ~select.POLLIN:
+                result |= WRITE
+            ready.append((descriptor, result))
+        return ready
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _new_poller() -> _EpollPoller | _PollPoller:
+    return _EpollPoller() if hasattr(select, "epoll") else _PollPoller()
+
+
+_tokens = itertools.count(1)
+# Every reader of this process, for the fork and exit hooks.
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+
+
+class Reader:
+    """A daemon thread around a selector, started by its first use.
+
+    Args:
+        name: The thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.mailbox = ffi.gc(lib.syncws_mailbox_new(), lib.syncws_mailbox_free)
+        if self.mailbox == ffi.NULL:
+            raise OSError(ffi.errno, "no descriptors for a reader's wake-up pipe")
+        self._poller = _new_poller()
+        self._poller.watch_always(lib.syncws_mailbox_descriptor(self.mailbox))
+        # Guards starting and stopping the thread.
+        self._start_lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self.closed = False
+        # What other threads asked for, in order; emptied by the thread.
+        self._calls: collections.deque[tuple[Callable[..., object], tuple[Any, ...]]] = (
+            collections.deque()
+        )
+        # Connections by token. Strong: what nobody else holds is closed, not forgotten.
+        self._attached: dict[int, Attached] = {}
+        # Touched by the thread only.
+        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_numbers = itertools.count()
+        self._unread: set[Callable[[], bool]] = set()
+        _readers.add(self)
+
+    # -- any thread ---------------------------------------------------------------
+
+    def attach(self, channel: Attached) -> None:
+        """Holds ``channel`` until :meth:`detach`, and looks at it when C lists its token."""
+        self._attached[channel.token] = channel
+        self._start()
+
+    def detach(self, channel: Attached) -> None:
+        """Lets go of ``channel``."""
+        self._attached.pop(channel.token, None)
+
+    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Runs ``function`` in the reader thread; never user code, it must not wait."""
+        self._calls.append((function, arguments))
+        self._start()
+        lib.syncws_mailbox_wake(self.mailbox)
+
+    def call_at(self, when: float, function: Callable[..., object], *arguments: Any) -> Timer:
+        """Runs ``function`` in the reader thread at ``when`` (``time.monotonic()``)."""
+        timer = Timer(when, function, arguments)
+        if threading.current_thread() is self._thread:
+            self._add_timer(timer)
+        else:
+            self.call_soon(self._add_timer, timer)
+        return timer
+
+    def forget(self, descriptor: int) -> None:
+        """To be called before ``descriptor`` is closed."""
+        self._poller.forget(descriptor)
+
+    def in_thread(self) -> bool:
+        """Whether the caller is the reader thread."""
+        return threading.current_thread() is self._thread
+
+    def close(self) -> None:
+        """Stops the thread within a second; connections still attached are abandoned."""
+        with self._start_lock:
+            self.closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            lib.syncws_mailbox_wake(self.mailbox)
+            if thread is not threading.current_thread():
+                thread.join(1.0)
+
+    def _start(self) -> None:
+        if self._thread is not None or self.closed:
+            return
+        with self._start_lock:
+            if self._thread is None and not self.closed:
+                thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                self._thread = thread
+                try:
+                    thread.start()
+                except BaseException:
+                    self._thread = None
+                    raise
+
+    # -- the reader thread --------------------------------------------------------
+
+    def watch(self, descriptor: int, interest: int, callback: Callable[[int], object]) -> None:
+        """Calls ``callback(ready)`` once when ``descriptor`` is ready for ``interest``."""
+        self._callbacks[descriptor] = callback
+        self._poller.arm(descriptor, interest)
+
+    def unwatch(self, descriptor: int, callback: Callable[[int], object] | None = None) -> None:
+        """Forgets ``descriptor``; with ``callback`` only if it is still that one's."""
+        if callback is None or self._callbacks.get(descriptor) == callback:
+            self._callbacks.pop(descriptor, None)
+            self._poller.forget(descriptor)
+
+    def look_again(self, check: Callable[[], bool]) -> None:
+        """Calls ``check`` at every tick until it returns True."""
+        self._unread.add(check)
+
+    def _add_timer(self, timer: Timer) -> None:
+        heapq.heappush(self._timers, (timer.when, next(self._timer_numbers), timer))
+
+    def _run(self) -> None:
+        tokens = ffi.new("uint64_t[]", 256)
+        next_tick = 0.0
+        while not self.closed:
+            while self._calls:
+                function, arguments = self._calls.popleft()
+                self._guard(function, *arguments)
+            self._look(tokens, lazy=False)
+            now = time.monotonic()
+            if now >= next_tick:
+                self._look(tokens, lazy=True)
+                for check in [check for check in self._unread if check()]:
+                    self._unread.discard(check)
+                next_tick = now + TICK
+            while self._timers and self._timers[0][0] <= now:
+                self._guard(heapq.heappop(self._timers)[2].run)
+            self._wait(next_tick)
+        self._poller.close()
+
+    def _look(self, tokens: Any, *, lazy: bool) -> None:
+        count = lib.syncws_mailbox_collect(self.mailbox, lazy, tokens, 256)
+        for index in range(count):
+            channel = self._attached.get(tokens[index])
+            if channel is not None:
+                self._guard(channel.look)
+
+    def _wait(self, next_tick: float) -> None:
+        until = self._timers[0][0] if self._timers else None
+        sleep = lib.SYNCWS_ASLEEP
+        if self._unread or lib.syncws_mailbox_has_lazy(self.mailbox):
+            sleep = lib.SYNCWS_DOZING
+            until = next_tick if until is None else min(until, next_tick)
+        timeout = _FAR_AWAY if until is None else until - time.monotonic()
+        if lib.syncws_mailbox_sleep(self.mailbox, sleep) or self._calls or self.closed:
+            timeout = 0
+        try:
+            ready = self._poller.wait(min(max(timeout, 0.0), _FAR_AWAY))
+        except InterruptedError:
+            ready = []
+        lib.syncws_mailbox_awake(self.mailbox)
+        for descriptor, mask in ready:
+            callback = self._callbacks.pop(descriptor, None)
+            if callback is not None:
+                self._guard(callback, mask)
+
+    def _guard(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Nothing that goes wrong with one connection may end the thread for the others."""
+        try:
+            function(*arguments)
+        except BaseException as error:
+            fail = getattr(getattr(function, "__self__", None), "fail_in_reader", None)
+            if fail is not None:
+                with contextlib.suppress(BaseException):
+                    fail(error)
+            else:
+                failures.append(error)
+
+    # -- process events -----------------------------------------------------------
+
+    def leave_at_exit(self) -> None:
+        """The interpreter exits: every connection says 1001 if it can do so at once."""
+        for channel in list(self._attached.values()):
+            with contextlib.suppress(Exception):
+                channel.leave_at_exit()
+        self.closed = True
+        lib.syncws_mailbox_wake(self.mailbox)
+
+    def after_fork(self) -> None:
+        """In the child: the thread, the selector and every connection are the parent's.
+
+        The selector is closed without unregistering anything: it is shared with the
+        parent, which would go deaf.
+        """
+        self.closed = True
+        self._thread = None
+        self._start_lock = threading.RLock()
+        lib.syncws_mailbox_after_fork(self.mailbox)
+        with contextlib.suppress(OSError):
+            self._poller.close()
+        for channel in self._attached.values():
+            channel.after_fork()
+        self._attached.clear()
+        self._calls.clear()
+        self._timers.clear()
+        self._callbacks.clear()
+
+
+# Errors that no connection could be blamed for; tests look here.
+failures: collections.deque[BaseException] = collections.deque(maxlen=16)
+
+# Guards the creation of the process-wide reader.
+_client_lock = threading.RLock()
+_client_reader: Reader | None = None
+
+
+def client_reader() -> Reader:
+    """The reader of all client connections of this process, made by the first one."""
+    global _client_reader
+    reader = _client_reader
+    if reader is None or reader.closed:
+        with _client_lock:
+            reader = _client_reader
+            if reader is None or reader.closed:
+                reader = _client_reader = Reader("syncws-reader")
+    return reader
+
+
+def _after_fork_in_child() -> None:
+    global _client_lock, _client_reader
+    _client_lock = threading.RLock()
+    _client_reader = None
+    forget_thread_scratch()
+    for reader in list(_readers):
+        reader.after_fork()
+
+
+def _at_exit() -> None:
+    for reader in list(_readers):
+        reader.leave_at_exit()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)
