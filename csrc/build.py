@@ -6,14 +6,10 @@ project's root as the working directory, so it imports nothing of the package.
 
 from __future__ import annotations
 
-import os
+import glob
 import sys
 
 from cffi import FFI
-
-SOURCES = ["channel.c", "cpu.c", "frame.c", "mailbox.c", "mask.c", "output.c", "pack.c", "utf8.c"]
-HEADERS = ["codec.h", "internal.h", "syncws.h"]
-
 
 def declarations() -> str:
     """The part of the header that cffi reads: one source of truth for both compilers."""
@@ -23,9 +19,9 @@ def declarations() -> str:
     return text[text.index(begin) : text.index(end)]
 
 
-def existing(names: list[str]) -> list[str]:
-    """Those of ``names`` that exist, as paths from the root with forward slashes."""
-    return [f"csrc/{name}" for name in names if os.path.exists(f"csrc/{name}")]
+def files(pattern: str) -> list[str]:
+    """Paths from the root with forward slashes, in an order that every machine has."""
+    return sorted(path.replace("\\", "/") for path in glob.glob(f"csrc/{pattern}"))
 
 
 ffibuilder = FFI()
@@ -33,9 +29,9 @@ ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     "syncws._codec",
     '#include "syncws.h"',
-    sources=existing(SOURCES),
+    sources=files("[!_]*.c"),
     include_dirs=["csrc"],
-    depends=[*existing(HEADERS), "csrc/build.py"],
+    depends=[*files("*.h"), "csrc/build.py"],
     # -fvisibility=hidden: only the module's init function is exported.
     extra_compile_args=(
         [] if sys.platform == "win32" else ["-std=gnu11", "-O3", "-fvisibility=hidden", "-pthread"]

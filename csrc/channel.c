@@ -84,7 +84,7 @@ static int take_locked(syncws_channel *channel, int mode) {
         return SYNCWS_NOT_ARMED;
     if (channel->owner != 0)
         return SYNCWS_BUSY;
-    if (channel->flags & SYNCWS_FLAG_PARKED)
+    if ((channel->flags & SYNCWS_FLAG_PARKED) && mode != SYNCWS_TAKE_DRAIN)
         return SYNCWS_PARKED;
     if (mode == SYNCWS_TAKE_MESSAGE)
         channel->flags &= ~(unsigned)SYNCWS_FLAG_HANDED;
@@ -326,9 +326,10 @@ static ssize_t receive_some(syncws_channel *channel, syncws_scratch *scratch, si
 
 static int decoded(syncws_scratch *scratch, int result) {
     scratch->unclaimed = 1;
-    return result == SYNCWS_MORE     ? SYNCWS_RECORDS_MORE
-           : result == SYNCWS_FAILED ? SYNCWS_RECORDS_FAILED
-                                     : SYNCWS_RECORDS;
+    scratch->code = result == SYNCWS_MORE     ? SYNCWS_RECORDS_MORE
+                    : result == SYNCWS_FAILED ? SYNCWS_RECORDS_FAILED
+                                              : SYNCWS_RECORDS;
+    return (int)scratch->code;
 }
 
 static int read_and_decode(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
@@ -411,7 +412,8 @@ int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout
     pthread_mutex_unlock(&channel->mutex);
     if (!single)
         return result;
-    scratch->data = scratch->records[0].data;
+    scratch->data = (char *)scratch->records[0].data;
     scratch->length = scratch->records[0].length;
-    return scratch->records[0].opcode == SYNCWS_TEXT ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
+    scratch->code = scratch->records[0].opcode == SYNCWS_TEXT ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
+    return (int)scratch->code;
 }

@@ -19,10 +19,13 @@ static int available(int level)
 #if SYNCWS_X86
     case SYNCWS_ISA_SSE2: /* part of every x86-64 */
         return 1;
-    case SYNCWS_ISA_AVX2:
-        return __builtin_cpu_supports("avx2") != 0;
-#endif
-#if SYNCWS_NEON
+    case SYNCWS_ISA_AVX2: /* these two ask for the operating system's support as well */
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+               __builtin_cpu_supports("bmi2");
+    case SYNCWS_ISA_AVX512:
+        return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("bmi2");
+#elif SYNCWS_NEON
     case SYNCWS_ISA_NEON: /* part of every AArch64 */
         return 1;
 #endif
@@ -46,5 +49,5 @@ int syncws_set_isa(int level)
 int syncws_isa(void)
 {
     int stored = atomic_load_explicit(&level_in_force, memory_order_relaxed);
-    return stored > 0 ? stored - 1 : syncws_set_isa(SYNCWS_ISA_NEON);
+    return stored ? stored - 1 : syncws_set_isa(SYNCWS_ISA_NEON);
 }

@@ -238,7 +238,6 @@ int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte
                 const char *data, size_t length) {
     pthread_mutex_lock(&channel->write_mutex);
     int result = send_locked(channel, scratch, first_byte, data, length);
-    scratch->code = result;
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }
@@ -277,6 +276,33 @@ int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int op
 int syncws_send_close(syncws_channel *channel, syncws_scratch *scratch, const char *data,
                       size_t length) {
     return syncws_send_control(channel, scratch, SYNCWS_CLOSE, data, length);
+}
+
+static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                       const char *data, size_t length) {
+    struct syncws_output *output = &channel->output;
+    int result = send_locked(channel, scratch, first_byte, data, length);
+    if (result != SYNCWS_LARGE)
+        return result;
+    if (pending(output) > 0 && pending(output) + length > output->high_water)
+        return SYNCWS_FULL;
+    if (place_controls(channel, scratch) < 0 || length > SIZE_MAX - 14 ||
+        reserve(output, length + 14) < 0)
+        return fail(channel, scratch, ENOMEM);
+    size_t size = encode(channel, scratch, output->data + output->end, (uint8_t)first_byte,
+                         (const uint8_t *)data, length);
+    if (size == 0)
+        return fail(channel, scratch, errno);
+    output->end += size;
+    return flush_locked(channel, scratch);
+}
+
+int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                const char *data, size_t length) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = post_locked(channel, scratch, first_byte, data, length);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
 }
 
 /* ---------------------------------------------------- messages in steps -- */
@@ -360,7 +386,6 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
         }
         data += taken;
         length -= taken;
-        scratch->length += taken;
         output->frame_left -= taken;
         output->frame_phase += taken;
         if (result == SYNCWS_PENDING && !channel->external)
@@ -376,24 +401,31 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
 int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const char *data,
                        size_t length) {
     pthread_mutex_lock(&channel->write_mutex);
-    scratch->length = 0;
     int result = frame_write_locked(channel, scratch, (const uint8_t *)data, length);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+uint64_t syncws_frame_left(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    uint64_t result = channel->output.frame_left;
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }
 
 /* --------------------------------------------------- for Python transports -- */
 
-size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch) {
+size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint8_t *copy,
+                          size_t room) {
     struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
     size_t length = 0;
     if (state(channel, scratch) == SYNCWS_OK) {
         if (place_controls(channel, scratch) < 0)
             fail(channel, scratch, ENOMEM);
-        length = pending(output) < PIECE ? pending(output) : PIECE;
+        length = pending(output) < room ? pending(output) : room;
         if (length > 0)
-            memcpy(scratch->output, output->data + output->start, length);
+            memcpy(copy, output->data + output->start, length);
     }
     pthread_mutex_unlock(&channel->write_mutex);
     return length;
@@ -427,7 +459,8 @@ size_t syncws_output_size(syncws_channel *channel) {
     pthread_mutex_lock(&channel->write_mutex);
     size_t result = 0;
     if (output->error == 0)
-        result = pending(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0);
+        result = pending(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0) +
+                 (channel->external && output->refused ? 1 : 0);
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }

@@ -124,7 +124,7 @@ typedef struct {
     uint8_t keys[256];       /* masking keys from the kernel's generator */
     uint8_t *rest;           /* input not decoded yet (SYNCWS_MORE) */
     uint64_t rest_length;
-    uint8_t *data;           /* syncws_receive(): the one message that came */
+    char *data;              /* syncws_receive(): the one message that came */
     uint64_t length;
     int64_t code;            /* syncws_receive(), syncws_send(): their result again */
     int32_t error_number;    /* errno of a failed system call */
@@ -269,7 +269,8 @@ enum syncws_flag {
 enum syncws_take_mode {
     SYNCWS_TAKE_MESSAGE = 0, /* for a message: not if the inbound queue may have one */
     SYNCWS_TAKE_WAIT = 1,    /* to wait for something else */
-    SYNCWS_TAKE_EVENT = 2    /* the reader thread, after its selector said so */
+    SYNCWS_TAKE_EVENT = 2,   /* the reader thread, after its selector said so */
+    SYNCWS_TAKE_DRAIN = 3    /* the reader thread, after the input has ended */
 };
 
 enum syncws_interest { SYNCWS_READ = 1, SYNCWS_WRITE = 2 };
@@ -347,18 +348,25 @@ int syncws_message_open(syncws_channel *channel);
 void syncws_message_close(syncws_channel *channel);
 int syncws_frame_begin(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                        uint64_t length);
-/* Payload bytes taken of `data` are in scratch->length; SYNCWS_OK, _PENDING (wait for
- * room), _CLOSED, _WRITE_FAILED. */
+/* Takes what it can of the frame's payload; syncws_frame_left() says how much is still to
+ * come. SYNCWS_OK, _PENDING (wait for room), _CLOSED, _WRITE_FAILED. */
 int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const char *data,
                        size_t length);
+uint64_t syncws_frame_left(syncws_channel *channel);
+/* Queues one whole message of any size without waiting; SYNCWS_FULL if others wait above
+ * high water, otherwise as syncws_send(). */
+int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                const char *data, size_t length);
 /* Writes what waits. SYNCWS_OK, _PENDING, _WRITE_FAILED, _CLOSED. */
 int syncws_flush(syncws_channel *channel, syncws_scratch *scratch);
-/* For Python transports: copies up to 64 KiB of what waits to scratch->output; its size. */
-size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch);
+/* For Python transports: copies up to `room` bytes of what waits; their number. */
+size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint8_t *copy,
+                          size_t room);
 void syncws_output_consume(syncws_channel *channel, size_t length);
-/* For Python transports: the socket refused bytes (0) or took some (1). */
+/* For Python transports: the transport keeps bytes that the socket refused (0), or the
+ * socket has taken everything (1). */
 void syncws_output_progress(syncws_channel *channel, int taken);
-/* Bytes that wait. */
+/* Bytes that wait; at least 1 if control frames or a Python transport's bytes do. */
 size_t syncws_output_size(syncws_channel *channel);
 /* Nothing is written any more; what waits is dropped. */
 void syncws_output_fail(syncws_channel *channel, int error_number);

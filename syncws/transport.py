@@ -1,0 +1,317 @@
+"""A non-blocking byte stream: a plain socket, or TLS over one.
+
+What belongs here: moving bytes between a socket and memory, and the blocking helpers
+of the opening handshake, each bounded by a deadline. What does not: frames, threads,
+locks. A transport is not thread-safe: its channel calls it under ``state_lock``.
+
+TLS is an ``SSLObject`` between two ``MemoryBIO``. A shared ``SSLSocket`` crashes or
+corrupts data when two threads read and write at the same time, and a non-blocking one
+insists on repeating exactly the bytes of a refused write; here no SSL call ever waits.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import select
+import socket
+import ssl
+import time
+from typing import Any
+
+__all__ = ["READ", "WRITE", "Buffer", "TLSTransport", "Transport", "remaining"]
+
+READ = 1
+WRITE = 2
+
+Buffer = bytes | bytearray | memoryview
+
+# SYNCWS_IO=python moves every byte by Python's socket methods, as on platforms where C
+# cannot; read once, at import.
+PYTHON_IO = os.environ.get("SYNCWS_IO", "") == "python" or not hasattr(select, "poll")
+
+# What one call moves at most, in bytes.
+CHUNK = 65536
+# A peer that makes us buffer more TLS records than this without taking any is not read.
+_UNSENT_LIMIT = 4 * CHUNK
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Seconds until ``deadline`` (``time.monotonic()``), at least 0; ``None`` for none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def wait_for(sock: socket.socket, interest: int, deadline: float | None) -> None:
+    """Waits until ``sock`` is ready.
+
+    Raises:
+        TimeoutError: The deadline passed.
+    """
+    poll = select.poll()
+    poll.register(sock, (select.POLLIN if interest & READ else 0) | (select.POLLOUT if interest & WRITE else 0))
+    while True:
+        seconds = remaining(deadline)
+        # Slices: a signal that came just before poll() is handled at its end only.
+        slice_ms = 200.0 if seconds is None else min(200.0, seconds * 1000)
+        if poll.poll(slice_ms):
+            return
+        if seconds == 0.0:
+            raise TimeoutError("timed out")
+
+
+class Transport:
+    """A plain socket.
+
+    Args:
+        sock: A connected stream socket, ours from now on; it becomes non-blocking.
+    """
+
+    tls: ssl.SSLObject | None = None
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.setblocking(False)
+
+    @property
+    def external(self) -> bool:
+        """Whether Python moves the bytes, and not the C core on the descriptor."""
+        return PYTHON_IO or self.tls is not None
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate as ``ssl.SSLSocket.getpeercert()`` gives it."""
+        return None
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return self.sock.fileno()
+
+    def receive_into(self, memory: memoryview) -> int | None:
+        """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        try:
+            return self.sock.recv_into(memory)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def receive(self, size: int = CHUNK) -> bytes | None:
+        """The same as new ``bytes``; ``b""`` at the end of the stream."""
+        memory = bytearray(size)
+        count = self.receive_into(memoryview(memory))
+        return None if count is None else bytes(memory[:count])
+
+    def send(self, data: Buffer) -> int:
+        """Bytes of ``data`` taken, 0 if none can be taken now.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        try:
+            return self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def flush(self) -> bool:
+        """Writes what an earlier call left over; whether nothing is left."""
+        return True
+
+    def pending(self) -> bool:
+        """Whether bytes can be received without the socket becoming readable."""
+        return False
+
+    def handshake(self) -> int:
+        """One step of the TLS handshake: 0 when done, else what to wait for."""
+        return 0
+
+    def end_output(self) -> None:
+        """Tells the peer that nothing more will come (a half-close)."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Closes the socket; idempotent."""
+        self.sock.close()
+
+    def abort(self) -> None:
+        """Closes the socket with a reset, so that nothing of it lingers."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.sock.close()
+
+    # -- the opening handshake ----------------------------------------------------
+
+    def complete_handshake(self, deadline: float | None) -> None:
+        """Finishes the TLS handshake.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            ssl.SSLError: It failed.
+            OSError: The connection broke.
+        """
+        while interest := self.handshake():
+            wait_for(self.sock, interest, deadline)
+
+    def receive_before(self, deadline: float | None) -> bytes:
+        """At least one byte, or ``b""`` at the end of the stream.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            OSError: The connection broke.
+        """
+        while (data := self.receive()) is None:
+            wait_for(self.sock, READ, deadline)
+        return data
+
+    def send_before(self, data: bytes, deadline: float | None) -> None:
+        """Sends everything.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            OSError: The connection broke.
+        """
+        view = memoryview(data)
+        while view:
+            sent = self.send(view)
+            view = view[sent:]
+            if view and not sent:
+                wait_for(self.sock, WRITE, deadline)
+        while not self.flush():
+            wait_for(self.sock, WRITE, deadline)
+
+
+class TLSTransport(Transport):
+    """TLS over a socket.
+
+    Args:
+        sock: A connected stream socket, ours from now on; it becomes non-blocking.
+        context: Certificates and rules.
+        server_side: Which part we take in the handshake.
+        server_hostname: What the server's certificate must be for (clients).
+    """
+
+    tls: ssl.SSLObject
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+    ) -> None:
+        super().__init__(sock)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        # Encrypted bytes that the socket has not taken.
+        self._unsent: collections.deque[bytes] = collections.deque()
+        self._unsent_size = 0
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate as ``ssl.SSLSocket.getpeercert()`` gives it."""
+        return self.tls.getpeercert()
+
+    def _fill(self) -> bool | None:
+        """Moves bytes from the socket into the BIO; False at the end, None: none now."""
+        try:
+            data = self.sock.recv(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if not data:
+            self._incoming.write_eof()
+            return False
+        self._incoming.write(data)
+        return True
+
+    def flush(self) -> bool:
+        """Writes encrypted bytes that wait; whether none is left."""
+        while self._outgoing.pending:
+            data = self._outgoing.read(CHUNK)
+            self._unsent.append(data)
+            self._unsent_size += len(data)
+        while self._unsent:
+            data = self._unsent[0]
+            try:
+                sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                return False
+            self._unsent_size -= sent
+            if sent == len(data):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = data[sent:]
+        return True
+
+    def handshake(self) -> int:
+        """One step of the TLS handshake: 0 when done, else what to wait for."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                if not self.flush():
+                    return READ | WRITE
+                filled = self._fill()
+                if filled is None:
+                    return READ
+                continue
+            except ssl.SSLError:
+                # The peer is told why by an alert, if there is room for one.
+                with contextlib.suppress(OSError):
+                    self.flush()
+                raise
+            return 0 if self.flush() else WRITE
+
+    def receive_into(self, memory: memoryview) -> int | None:
+        """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""
+        while True:
+            try:
+                # SSLObject.read() into a buffer returns the count.
+                count = self.tls.read(len(memory), memory)
+                break
+            except ssl.SSLWantReadError:
+                # Renegotiation, key updates and alerts leave bytes to be written.
+                self._flush_quietly()
+                if self._unsent_size > _UNSENT_LIMIT:
+                    return None
+                if self._fill() is None:
+                    return None
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                # Without close_notify the stream ends the same way: RFC 6455 has its
+                # own closing handshake, and tells the two apart by it.
+                return 0
+        return int(count)
+
+    def _flush_quietly(self) -> None:
+        # A broken pipe must not hide what can still be read.
+        with contextlib.suppress(OSError):
+            self.flush()
+
+    def send(self, data: Buffer) -> int:
+        """Bytes of ``data`` taken, 0 if none can be taken now."""
+        if not self.flush():
+            return 0
+        view = memoryview(data)[:CHUNK]
+        if not view:
+            return 0
+        count = self.tls.write(view)
+        self.flush()
+        return count
+
+    def pending(self) -> bool:
+        """Whether bytes can be received without the socket becoming readable."""
+        return self.tls.pending() > 0 or self._incoming.pending > 0
+
+    def end_output(self) -> None:
+        """Sends close_notify and half-closes."""
+        with contextlib.suppress(ssl.SSLError, OSError):
+            self.tls.unwrap()
+        with contextlib.suppress(OSError):
+            self.flush()
+        super().end_output()
