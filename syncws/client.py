@@ -1,0 +1,272 @@
+"""``connect()``: from a URI to an open connection, before one deadline.
+
+What belongs here: the order of the steps (name, TCP, TLS, request, response), the default
+TLS context, and errors that say which step failed. What does not: how each step works
+(:mod:`.dialing`, :mod:`.transport`, :mod:`.handshake`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import ssl as ssl_module
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import certifi
+
+from .connection import Connection
+from .dialing import connect_tcp, connect_unix, resolve
+from .frames import Side
+from .handshake import USER_AGENT, ClientHandshake
+from .headers import HeadersLike
+from .http11 import Response, ResponseParser
+from .options import Options, check_seconds
+from .reader import client_reader
+from .transport import TLSTransport, Transport
+from .uri import WebSocketURI, parse_uri
+
+__all__ = ["connect", "unix_connect"]
+
+_DEFAULTS = Options()
+_OPEN_TIMEOUT = 10.0
+
+# Guards the next line. Reading the certificates of the system takes tens of milliseconds.
+_context_lock = threading.Lock()
+_default_context: ssl_module.SSLContext | None = None
+
+
+def connect(
+    uri: str,
+    *,
+    sock: socket.socket | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    server_hostname: str | None = None,
+    origin: str | None = None,
+    subprotocols: Sequence[str] | None = None,
+    additional_headers: HeadersLike | None = None,
+    user_agent_header: str | None = USER_AGENT,
+    open_timeout: float | None = _OPEN_TIMEOUT,
+    ping_interval: float | None = _DEFAULTS.ping_interval,
+    ping_timeout: float | None = _DEFAULTS.ping_timeout,
+    close_timeout: float | None = _DEFAULTS.close_timeout,
+    max_size: int | None = _DEFAULTS.max_size,
+    max_frame_size: int | None = _DEFAULTS.max_frame_size,
+    max_fragments: int | None = _DEFAULTS.max_fragments,
+    max_queue: int | None = _DEFAULTS.max_queue,
+    write_limit: int = _DEFAULTS.write_limit,
+    logger: logging.Logger | None = None,
+) -> Connection:
+    """Connects to a WebSocket server.
+
+    Both forms are fine::
+
+        ws = syncws.connect("wss://example.org/feed")
+        message = ws.recv()
+        ws.close()
+
+        with syncws.connect("ws://localhost:8765") as ws:
+            ws.send("hello")
+
+    Args:
+        uri: ``ws://`` or ``wss://``. User information in it is sent as an
+            ``Authorization`` header.
+        sock: Use this connected stream socket instead of connecting one. It belongs to the
+            connection from then on, and is closed if connecting fails.
+        ssl: Rules and certificates for ``wss://``. Default: TLS 1.2 at least, the
+            certificate and the host name verified against the certificates of the system
+            and those of certifi, all read once per process.
+        server_hostname: Whom the server's certificate must name; default: the URI's host.
+        origin: The ``Origin`` header; default: none.
+        subprotocols: In order of preference; default: none.
+        additional_headers: More headers, as a mapping or pairs.
+        user_agent_header: The ``User-Agent`` header; ``None`` for none.
+        open_timeout: Seconds for everything together: name resolution, TCP, TLS, and the
+            opening handshake; ``None``: no limit.
+        ping_interval: See :class:`Connection` for this and the following arguments.
+        logger: Default: ``logging.getLogger("syncws.client")``.
+
+    Returns:
+        The connection, open. It need not be used in a ``with`` statement.
+
+    Raises:
+        InvalidURI: ``uri`` is not valid.
+        ValueError: An argument makes no sense; nothing has been sent.
+        TypeError: An argument has the wrong type.
+        OSError: The host cannot be found or reached, or TLS failed
+            (``ssl.SSLCertVerificationError`` for a certificate).
+        TimeoutError: ``open_timeout`` passed; the text says what it was waiting for.
+        InvalidStatus: The server refused; ``error.response`` is its answer.
+        InvalidHandshake: The server's answer is not one to a WebSocket handshake.
+    """
+    try:
+        target = parse_uri(uri)
+        context = _check_tls(target, ssl, server_hostname)
+        check_seconds("open_timeout", open_timeout)
+        handshake = ClientHandshake(
+            target,
+            origin=origin,
+            subprotocols=subprotocols,
+            additional_headers=additional_headers,
+            user_agent_header=user_agent_header,
+        )
+        options = Options(
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            close_timeout=close_timeout,
+            max_size=max_size,
+            max_frame_size=max_frame_size,
+            max_fragments=max_fragments,
+            max_queue=max_queue,
+            write_limit=write_limit,
+        )
+        budget = _Budget(open_timeout)
+        if sock is None:
+            sock = _dial(target, budget)
+        transport = _secure(sock, target, context, server_hostname, budget)
+        response, early_data = _exchange(transport, handshake, budget)
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+    # Not inside the try: from here on the descriptor is the connection's to close.
+    return Connection(
+        transport,
+        Side.CLIENT,
+        reader=client_reader(),
+        options=options,
+        request=handshake.request,
+        response=response,
+        subprotocol=handshake.subprotocol,
+        early_data=early_data,
+        logger=logging.getLogger("syncws.client") if logger is None else logger,
+    )
+
+
+def unix_connect(
+    path: str | bytes | os.PathLike[str], uri: str = "ws://localhost/", **options: Any
+) -> Connection:
+    """Connects to a WebSocket server that listens on a Unix socket.
+
+    Args:
+        path: The socket's path.
+        uri: For the request: its host becomes the ``Host`` header; ``wss://`` for TLS.
+        **options: Those of :func:`connect`, without ``sock``.
+
+    Returns:
+        The connection, open.
+
+    Raises:
+        OSError: There is no server at ``path``.
+        Exception: What :func:`connect` raises.
+    """
+    if "sock" in options:
+        raise TypeError("unix_connect() does not take sock")
+    open_timeout = options.get("open_timeout", _OPEN_TIMEOUT)
+    check_seconds("open_timeout", open_timeout)
+    budget = _Budget(open_timeout)
+    with budget.step("connecting to the Unix socket"):
+        sock = connect_unix(path, budget.deadline)
+    return connect(uri, sock=sock, **options)
+
+
+class _Budget:
+    """The one deadline of all steps."""
+
+    def __init__(self, open_timeout: float | None) -> None:
+        self.open_timeout = open_timeout
+        self.deadline = None if open_timeout is None else time.monotonic() + open_timeout
+
+    @contextlib.contextmanager
+    def step(self, doing: str) -> Iterator[None]:
+        """Makes a :exc:`TimeoutError` say what was going on."""
+        try:
+            yield
+        except TimeoutError as error:
+            if self.deadline is None or time.monotonic() < self.deadline:
+                raise  # ETIMEDOUT: the kernel gave up
+            text = f"timed out while {doing} (open_timeout={self.open_timeout} s for everything)"
+            raise TimeoutError(text) from error
+
+
+def _check_tls(
+    uri: WebSocketURI, context: ssl_module.SSLContext | None, server_hostname: str | None
+) -> ssl_module.SSLContext | None:
+    """The context to use, ``None`` for a plain connection."""
+    if not uri.secure:
+        for name, value in (("ssl", context), ("server_hostname", server_hostname)):
+            if value is not None:
+                raise ValueError(f"{name} is for wss:// URIs, and this one is ws://")
+        return None
+    if context is None:
+        return default_context()
+    if not isinstance(context, ssl_module.SSLContext):
+        raise TypeError(f"ssl must be an ssl.SSLContext, not {type(context).__name__}")
+    if context.protocol == ssl_module.PROTOCOL_TLS_SERVER:
+        raise ValueError("ssl must be a client-side context: ssl.PROTOCOL_TLS_CLIENT")
+    return context
+
+
+def default_context() -> ssl_module.SSLContext:
+    """The context of ``wss://`` without ``ssl=``; the same object each time."""
+    global _default_context
+    with _context_lock:
+        if _default_context is None:
+            context = ssl_module.create_default_context()
+            context.minimum_version = ssl_module.TLSVersion.TLSv1_2
+            context.load_verify_locations(cafile=certifi.where())
+            # RFC 7301: a server that speaks HTTP/2, too, must not choose it.
+            context.set_alpn_protocols(["http/1.1"])
+            _default_context = context
+        return _default_context
+
+
+def _dial(uri: WebSocketURI, budget: _Budget) -> socket.socket:
+    with budget.step(f"resolving {uri.host}"):
+        addresses = resolve(uri.host, uri.port, budget.deadline)
+    with budget.step(f"connecting to {uri.host} port {uri.port}"):
+        return connect_tcp(addresses, budget.deadline)
+
+
+def _secure(
+    sock: socket.socket,
+    uri: WebSocketURI,
+    context: ssl_module.SSLContext | None,
+    server_hostname: str | None,
+    budget: _Budget,
+) -> Transport:
+    if context is None:
+        return Transport(sock)
+    if server_hostname is None:
+        # Certificates know neither the dot of the root nor the zone of an address.
+        server_hostname = uri.host.partition("%")[0].rstrip(".")
+    transport = TLSTransport(sock, context, server_hostname=server_hostname)
+    with budget.step("in the TLS handshake"):
+        transport.complete_handshake(budget.deadline)
+    return transport
+
+
+def _exchange(
+    transport: Transport, handshake: ClientHandshake, budget: _Budget
+) -> tuple[Response, bytes]:
+    """Sends the request; the response, checked, and what came behind it."""
+    with budget.step("sending the request of the opening handshake"):
+        transport.send_before(handshake.request.serialize(), budget.deadline)
+    parser = ResponseParser()
+    response: Response | None = None
+    with budget.step("waiting for the response to the opening handshake"):
+        while response is None:
+            try:
+                data = transport.receive_before(budget.deadline)
+            except OSError:
+                # The status says more than a timeout or a reset inside the body.
+                if not parser.head_complete:
+                    raise
+                data = b""
+            response = parser.feed(data) if data else parser.feed_eof()
+    handshake.check_response(response)
+    return response, parser.rest

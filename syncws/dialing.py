@@ -1,0 +1,240 @@
+"""From a host name or a path to a connected socket, before a deadline.
+
+What belongs here: name resolution and the connecting of stream sockets, for clients.
+What does not: TLS, HTTP, and what the user is told about a timeout: the functions here
+raise a bare :exc:`TimeoutError`, :mod:`.client` knows which option it was.
+
+Deadlines are ``time.monotonic()`` values or ``None``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import selectors
+import socket
+import time
+from typing import Any, NamedTuple
+
+from .workers import Workers
+
+__all__ = ["Address", "connect_tcp", "connect_unix", "resolve"]
+
+# RFC 8305 section 5: the recommended Connection Attempt Delay, in seconds.
+ATTEMPT_DELAY = 0.25
+# getaddrinfo() cannot be interrupted: a name server that does not answer holds a thread for
+# tens of seconds after its caller gave up. So many may hang at once; more lookups queue.
+RESOLVER_THREADS = 16
+# In the main thread a signal that arrives just before a wait begins is seen at its end.
+_SLICE = 0.2
+_UNIX_RETRY = 0.01
+
+# PollSelector costs no descriptor and has no limit of 1,024; Windows has select() only.
+_Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class Address(NamedTuple):
+    """What ``socket.socket()`` and its ``connect()`` need."""
+
+    family: int
+    type: int
+    protocol: int
+    sockaddr: Any
+
+
+def _new_resolvers() -> Workers:
+    return Workers("syncws-resolver", limit=RESOLVER_THREADS, idle_timeout=0)
+
+
+_resolvers = _new_resolvers()
+
+
+def _after_fork_in_child() -> None:
+    global _resolvers
+    _resolvers = _new_resolvers()  # its threads and perhaps its lock stayed in the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def resolve(host: str, port: int, deadline: float | None) -> list[Address]:
+    """Returns the addresses of ``host``, the preferred one first; at least one.
+
+    Raises:
+        OSError: There is no such host (``socket.gaierror``).
+        TimeoutError: The deadline passed.
+    """
+    try:
+        return _look_up(host, port, socket.AI_NUMERICHOST)
+    except OSError:
+        pass  # a name
+    lookup = _Lookup(host, port)
+    _resolvers.submit(lookup.run)
+    try:
+        return lookup.wait(deadline)
+    finally:
+        lookup.wanted = False
+
+
+def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:  # an IDNA label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {error}") from None
+    return [
+        Address(family, kind, protocol, address) for family, kind, protocol, _, address in found
+    ]
+
+
+class _Lookup:
+    """One call of getaddrinfo() in a thread of its own, which nobody has to wait for."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.wanted = True
+        self._result: queue.SimpleQueue[list[Address] | OSError] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        if self.wanted:
+            try:
+                self._result.put(_look_up(self.host, self.port))
+            except OSError as error:
+                self._result.put(error)
+
+    def wait(self, deadline: float | None) -> list[Address]:
+        while True:
+            remaining = _SLICE if deadline is None else deadline - time.monotonic()
+            try:
+                result = self._result.get(timeout=min(max(remaining, 0.0), _SLICE))
+            except queue.Empty:
+                if remaining <= 0:
+                    raise TimeoutError from None
+                continue
+            if isinstance(result, OSError):
+                raise result
+            return result
+
+
+def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.socket:
+    """Connects to whichever of the addresses answers first.
+
+    A new attempt begins when the last one failed or is ATTEMPT_DELAY old, the families
+    taking turns (RFC 8305 sections 4 and 5). The socket is non-blocking.
+
+    Raises:
+        OSError: Every address failed.
+        TimeoutError: The deadline passed.
+    """
+    waiting = _take_turns(addresses)
+    attempts: list[socket.socket] = []
+    errors: list[OSError] = []
+    winner: socket.socket | None = None
+    next_attempt = 0.0
+    selector = _Selector()
+    try:
+        while winner is None:
+            now = time.monotonic()
+            if waiting and (now >= next_attempt or not attempts):
+                try:
+                    attempts.append(_begin(waiting.pop(0)))
+                except OSError as error:
+                    errors.append(error)
+                else:
+                    selector.register(attempts[-1], selectors.EVENT_WRITE)
+                    next_attempt = now + ATTEMPT_DELAY
+                continue
+            if not attempts:
+                raise _summary(errors)
+            if deadline is not None and now >= deadline:
+                raise TimeoutError
+            until = next_attempt if waiting else now + _SLICE
+            until = min(until, now + _SLICE, now + _SLICE if deadline is None else deadline)
+            for key, _ in selector.select(max(until - now, 0.0)):
+                sock = key.fileobj
+                try:
+                    _complete(sock)
+                except OSError as error:
+                    errors.append(error)
+                    selector.unregister(sock)
+                    attempts.remove(sock)
+                    sock.close()
+                    next_attempt = now
+                else:
+                    winner = sock
+                    break
+        return winner
+    finally:
+        selector.close()
+        for sock in attempts:
+            if sock is not winner:
+                sock.close()
+
+
+def _take_turns(addresses: list[Address]) -> list[Address]:
+    """Orders them so that the families alternate, beginning with the first one's."""
+    first = [address for address in addresses if address.family == addresses[0].family]
+    others = [address for address in addresses if address.family != addresses[0].family]
+    mixed = []
+    while first or others:
+        mixed += [group.pop(0) for group in (first, others) if group]
+    return mixed
+
+
+def _begin(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, address.type, address.protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect(address.sockaddr)
+        except (BlockingIOError, InterruptedError):
+            pass  # under way
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _complete(sock: socket.socket) -> None:
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    if sock.getsockname() == sock.getpeername():
+        # A local port nobody listens on can be chosen as our own: TCP's simultaneous
+        # open then connects the socket to itself.
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _summary(errors: list[OSError]) -> OSError:
+    if len({(error.errno, error.strerror) for error in errors}) == 1:
+        return errors[0]
+    text = "; ".join(str(error.strerror or error) for error in errors)
+    return OSError(errors[0].errno, f"no address could be connected to: {text}")
+
+
+def connect_unix(path: str | bytes | os.PathLike[str], deadline: float | None) -> socket.socket:
+    """Connects to a Unix socket. The socket returned is non-blocking.
+
+    Raises:
+        OSError: It failed.
+        TimeoutError: The server did not make room for us before the deadline.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(os.fspath(path))
+            except BlockingIOError:
+                # The backlog is full, and there is nothing to poll for: try again.
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                time.sleep(_UNIX_RETRY)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise

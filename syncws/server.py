@@ -1,0 +1,235 @@
+"""The functions that make servers, and ``broadcast()``.
+
+What belongs here: the public functions and the checks of their arguments. What does not:
+the server itself (:mod:`.serving`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl as ssl_module
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from .accepting import listen_tcp, listen_unix, unix_remover
+from .connection import Connection
+from .exceptions import ConnectionClosed
+from .frames import Opcode
+from .handshake import SERVER, accept, check_server_options
+from .negotiation import Origins, SelectSubprotocol
+from .options import Options, check_seconds
+from .serving import StuckHandler, ThreadingServer
+from .session import Handler, Service
+
+__all__ = ["Handler", "StuckHandler", "ThreadingServer", "broadcast", "serve", "unix_serve"]
+
+_DEFAULTS = Options()
+# The kernel cuts it down to net.core.somaxconn.
+_BACKLOG = 4096
+
+
+def serve(
+    handler: Handler,
+    host: str | None = "localhost",
+    port: int = 0,
+    *,
+    sock: socket.socket | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    origins: Origins | None = None,
+    subprotocols: Sequence[str] | None = None,
+    select_subprotocol: SelectSubprotocol | None = None,
+    server_header: str | None = SERVER,
+    open_timeout: float | None = 10,
+    max_connections: int | None = None,
+    reuse_port: bool = False,
+    backlog: int = _BACKLOG,
+    ping_interval: float | None = _DEFAULTS.ping_interval,
+    ping_timeout: float | None = _DEFAULTS.ping_timeout,
+    close_timeout: float | None = _DEFAULTS.close_timeout,
+    max_size: int | None = _DEFAULTS.max_size,
+    max_frame_size: int | None = _DEFAULTS.max_frame_size,
+    max_fragments: int | None = _DEFAULTS.max_fragments,
+    max_queue: int | None = _DEFAULTS.max_queue,
+    write_limit: int = _DEFAULTS.write_limit,
+    logger: logging.Logger | None = None,
+) -> ThreadingServer:
+    """Makes a server that listens on TCP.
+
+    The server serves from its ``start()``, ``serve_forever()`` or ``with`` block on::
+
+        def echo(ws):
+            for message in ws:
+                ws.send(message)
+
+        with syncws.serve(echo, "localhost", 8765) as server:
+            server.serve_forever()
+
+    Args:
+        handler: Called with each connection, in a thread of its own; when it returns, the
+            connection is closed with code 1000, and if it raises, with 1011.
+        host: A host name or address; all addresses of a name are listened on. ``None``:
+            every interface of this machine.
+        port: ``0``: a free one; ``server.url`` and ``server.address`` tell which.
+        sock: Listen on this socket instead, which is already bound and listening.
+        ssl: For ``wss://``: a server-side context with a certificate.
+        origins: Acceptable values of the ``Origin`` header: strings, compiled regular
+            expressions, and ``None`` for requests without it. By default these are
+            accepted, and of the others those that name the host of the request: what
+            protects browser users from pages of other sites.
+        subprotocols: Supported subprotocols in order of preference.
+        select_subprotocol: Chooses the subprotocol instead: called with the request and
+            the list of what the client offers, in the handler's thread.
+        server_header: The ``Server`` header, or ``None`` for none.
+        open_timeout: Seconds a peer has for its whole opening handshake, or ``None``.
+        max_connections: Peers beyond so many connections are told 503.
+        reuse_port: Lets several processes listen on the same port (``SO_REUSEPORT``).
+        backlog: How many connections may wait to be accepted.
+        ping_interval: See :class:`Connection` for this and the following arguments.
+        logger: Default: ``logging.getLogger("syncws.server")``.
+
+    Raises:
+        OSError: The address cannot be listened on.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that makes no sense.
+    """
+    if not callable(handler):
+        raise TypeError("handler must be callable")
+    _check_context(ssl)
+    check_seconds("open_timeout", open_timeout)
+    if max_connections is not None and max_connections < 1:
+        raise ValueError("max_connections must be at least 1, or None")
+    check_server_options(
+        origins=origins,
+        subprotocols=subprotocols,
+        select_subprotocol=select_subprotocol,
+        server_header=server_header,
+    )
+    service = Service(
+        handler=handler,
+        accept=partial(
+            accept,
+            origins=origins,
+            subprotocols=subprotocols,
+            select_subprotocol=select_subprotocol,
+            server_header=server_header,
+            secure=ssl is not None,
+        ),
+        options=Options(
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            close_timeout=close_timeout,
+            max_size=max_size,
+            max_frame_size=max_frame_size,
+            max_fragments=max_fragments,
+            max_queue=max_queue,
+            write_limit=write_limit,
+        ),
+        logger=logging.getLogger("syncws.server") if logger is None else logger,
+    )
+    if sock is not None:
+        sockets = [sock]
+    else:
+        sockets = listen_tcp(host, port, backlog=backlog, reuse_port=reuse_port)
+    return ThreadingServer(
+        service,
+        sockets,
+        context=ssl,
+        open_timeout=open_timeout,
+        max_connections=max_connections,
+    )
+
+
+def unix_serve(
+    handler: Handler,
+    path: str | bytes | os.PathLike[str],
+    *,
+    backlog: int = _BACKLOG,
+    **options: Any,
+) -> ThreadingServer:
+    """Makes a server that listens on a Unix socket.
+
+    A socket at ``path`` that nobody listens on any more is replaced. The server removes
+    its own when it is shut down.
+
+    Args:
+        handler: As for :func:`serve`.
+        path: Where; about 100 bytes at most, which is the system's limit.
+        backlog: As for :func:`serve`.
+        **options: Those of :func:`serve`, without ``host``, ``port``, ``sock`` and
+            ``reuse_port``.
+
+    Raises:
+        OSError: The path cannot be listened on; somebody else may be doing so.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that makes no sense.
+    """
+    for name in ("host", "port", "sock", "reuse_port"):
+        if name in options:
+            raise TypeError(f"unix_serve() does not take {name}")
+    sock = listen_unix(path, backlog=backlog)
+    clean_up = unix_remover(path)
+    try:
+        server = serve(handler, sock=sock, **options)
+    except BaseException:
+        sock.close()
+        clean_up()
+        raise
+    server.clean_up = clean_up
+    return server
+
+
+def broadcast(
+    connections: Iterable[Connection],
+    message: str | bytes | bytearray | memoryview,
+    *,
+    text: bool | None = None,
+) -> list[Connection]:
+    """Sends a message to many connections, without waiting for any of them.
+
+    A peer that reads slowly keeps nobody waiting: once a connection holds ``write_limit``
+    bytes that its peer has not taken, the message is dropped for this connection, which is
+    returned. Its message stream has a gap then; close it unless the application can live
+    with that. A connection that is closed or closing is passed over silently.
+
+    Args:
+        connections: For example ``server.connections``.
+        message: A ``str`` is sent as text and a bytes-like object as binary.
+        text: ``True``: send as text; ``False``: as binary, whatever the type.
+
+    Returns:
+        The connections for which the message was dropped.
+
+    Raises:
+        TypeError: ``message`` is neither a ``str`` nor bytes-like.
+        UnicodeDecodeError: ``text=True`` and the bytes are not UTF-8; nothing was sent.
+    """
+    if isinstance(message, str):
+        payload = message.encode()
+        opcode = Opcode.BINARY if text is False else Opcode.TEXT
+    elif isinstance(message, (bytes, bytearray, memoryview)):
+        payload = bytes(message)  # once; others may change theirs while we are at it
+        opcode = Opcode.TEXT if text else Opcode.BINARY
+        if text:
+            payload.decode()
+    else:
+        raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
+    skipped = []
+    for connection in connections:
+        try:
+            if not connection.try_send(payload, opcode):
+                skipped.append(connection)
+        except ConnectionClosed:
+            continue
+    return skipped
+
+
+def _check_context(context: ssl_module.SSLContext | None) -> None:
+    if context is None:
+        return
+    if not isinstance(context, ssl_module.SSLContext):
+        raise TypeError(f"ssl must be an ssl.SSLContext, not {type(context).__name__}")
+    if context.protocol == ssl_module.PROTOCOL_TLS_CLIENT:
+        raise ValueError("ssl must be a server-side context: ssl.PROTOCOL_TLS_SERVER")

@@ -1,0 +1,411 @@
+"""``ThreadingServer``: a thread per connection, and none before its request is valid.
+
+What belongs here: starting, the bookkeeping of peers and sessions, and shutting down. What
+does not: accepting sockets (:mod:`.accepting`), reading requests (:mod:`.opening`), running
+handlers (:mod:`.session`), the functions that make servers (:mod:`.server`).
+
+The reader thread accepts, reads requests and turns peers away; it never runs user code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import ssl
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from socket import AF_INET, AF_INET6
+from socket import socket as Socket  # ThreadingServer.socket hides the module
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from .accepting import Acceptor
+from .connection import Connection
+from .frames import Close, CloseCode
+from .handshake import error_response
+from .http11 import Response
+from .opening import FAREWELL_TIME, Opening
+from .reader import Reader
+from .session import Service, Session
+from .workers import Workers
+
+__all__ = ["StuckHandler", "ThreadingServer"]
+
+# TLS handshakes cost CPU time: more threads would only compete for it.
+TLS_THREADS = 4
+# What handlers get to notice that their connection was aborted, in seconds.
+GRACE = 0.5
+# A peer that is told 503 because of a shutdown has so long to read it, in seconds.
+LAST_FAREWELL_TIME = 0.25
+# In the main thread a signal that arrives just before a wait begins is seen at its end.
+_SLICE = 0.2
+
+
+class StuckHandler(NamedTuple):
+    """A handler that had not ended when :meth:`ThreadingServer.shutdown` returned.
+
+    Attributes:
+        thread_name: The name of its thread.
+        connection: Its connection, which was aborted; ``None`` if the user's
+            ``select_subprotocol`` is what hangs.
+        stack: What the thread was doing, as in a traceback.
+    """
+
+    thread_name: str
+    connection: Connection | None
+    stack: str
+
+
+class ThreadingServer:
+    """A WebSocket server that runs each connection's handler in a thread.
+
+    Made by :func:`syncws.serve`, already listening. It accepts connections from
+    :meth:`start` on, which :meth:`serve_forever` and the ``with`` statement call; leaving
+    the ``with`` block shuts it down. All methods may be called from any thread, from
+    handlers and from signal handlers.
+
+    Attributes:
+        sockets: The listening sockets.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        sockets: Sequence[Socket],
+        *,
+        context: ssl.SSLContext | None,
+        open_timeout: float | None,
+        max_connections: int | None,
+    ) -> None:
+        self.sockets = tuple(sockets)
+        # Called when the listening sockets have been closed for good.
+        self.clean_up: Callable[[], object] = lambda: None
+        self._service = service
+        self._context = context
+        self._open_timeout = open_timeout
+        self._max_connections = max_connections
+        self._process = os.getpid()
+        self._address = sockets[0].getsockname()
+        self._internet = sockets[0].family in (AF_INET, AF_INET6)
+        self._handlers = Workers("syncws-handler")
+        self._helpers = Workers("syncws-server-helper", limit=TLS_THREADS)
+        # Guards the fields below. Reentrant, for a shutdown() in a signal handler.
+        self._lock = threading.RLock()
+        self._reader: Reader | None = None
+        self._acceptor: Acceptor | None = None
+        self._sessions: set[Session] = set()
+        self._goodbye: Close | None = None  # how connections are closed; set by shutdown()
+        # Touched by the reader thread only, and by shutdown() after its end.
+        self._openings: set[Opening] = set()
+        self._listening = True
+        # A word from whoever changes something that shutdown() waits for.
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # True once shutdown() has done its work; the lock is held until then. Not an Event:
+        # its set() deadlocks in a signal handler that interrupted a wait().
+        self._finished = False
+        self._finished_lock = threading.Lock()
+        self._finished_lock.acquire()
+
+    # -- what it is ---------------------------------------------------------------
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Gets the failures of handlers."""
+        return self._service.logger
+
+    @property
+    def socket(self) -> Socket:
+        """The first of the listening sockets."""
+        return self.sockets[0]
+
+    def fileno(self) -> int:
+        """The descriptor of the first listening socket; -1 after :meth:`shutdown`."""
+        return self.sockets[0].fileno()
+
+    @property
+    def address(self) -> Any:
+        """The address of the first listening socket: ``(host, port, ...)`` or a path."""
+        return self._address
+
+    @property
+    def url(self) -> str:
+        """A URI that a client on this machine may connect to.
+
+        Of a server on a Unix socket: what to pass to ``unix_connect()`` with the path.
+        """
+        scheme = "ws" if self._context is None else "wss"
+        if not self._internet:
+            return f"{scheme}://localhost/"
+        # A wildcard address means every interface; a client needs one of them.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._address[0], self._address[0])
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._address[1]}/"
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The connections that are open now: a snapshot."""
+        with self._lock:
+            sessions = list(self._sessions)
+        found = (session.connection for session in sessions)
+        return {
+            connection for connection in found if connection is not None and connection.connected
+        }
+
+    # -- serving ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Accepts connections from now on, in background threads. Idempotent.
+
+        Raises:
+            RuntimeError: :meth:`shutdown` was called before.
+        """
+        with self._lock:
+            if self._goodbye is not None:
+                raise RuntimeError("the server was shut down; make a new one")
+            if self._reader is not None:
+                return
+            self._process = os.getpid()
+            reader = Reader("syncws-server-reader")
+            farewell = error_response(503, "The server has no descriptors left.").serialize()
+            self._acceptor = Acceptor(
+                list(self.sockets),
+                reader,
+                admit=self._open,
+                farewell=farewell if self._context is None else b"",
+                report=self._report_exhaustion,
+            )
+            reader.call_soon(self._acceptor.start)
+            self._reader = reader
+
+    def serve_forever(self) -> None:
+        """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
+
+        ``KeyboardInterrupt`` ends the waiting at once; leaving the ``with`` block then
+        shuts the server down.
+        """
+        if self._goodbye is None:
+            self.start()
+        while not self._finished:
+            if self._finished_lock.acquire(timeout=_SLICE):
+                self._finished_lock.release()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    # -- in the reader thread -----------------------------------------------------
+
+    def _open(self, sock: Socket) -> None:
+        reader = self._reader
+        if reader is None:
+            sock.close()
+            return
+        opening = Opening(
+            sock,
+            reader=reader,
+            context=self._context,
+            tls_workers=self._helpers,
+            open_timeout=self._open_timeout,
+            admit=self._admit,
+            ended=self._forget,
+        )
+        self._openings.add(opening)
+        try:
+            opening.start()
+        except OSError:
+            opening.close()
+
+    def _forget(self, opening: Opening) -> None:
+        self._openings.discard(opening)
+        self._news.put(None)
+
+    def _admit(self, opening: Opening) -> None:
+        """Gives a peer whose request is valid to a handler thread."""
+        reader = self._reader
+        with self._lock:
+            if self._goodbye is not None or reader is None:
+                refusal = "The server is shutting down."
+            elif len(self._sessions) == self._max_connections:
+                refusal = "The server has as many connections as it may have."
+            else:
+                refusal = ""
+                session = Session(self._service, reader)
+                self._sessions.add(session)
+        if not refusal:
+            self._openings.discard(opening)
+            try:
+                self._handlers.submit(self._run, session, opening)
+                return
+            except (RuntimeError, MemoryError) as error:
+                refusal = "The server cannot start a thread."
+                self._openings.add(opening)
+                self._end(session)
+                self._report("cannot start a thread for a connection: %s", error)
+        opening.turn_away(error_response(503, refusal))
+
+    def _report_exhaustion(self, error: OSError) -> None:
+        self._report("cannot accept connections for now: %s", error)
+
+    def _report(self, message: str, error: Exception) -> None:
+        # Not from the reader thread itself: log handlers are user code.
+        with contextlib.suppress(RuntimeError):
+            self._helpers.submit(self._service.log, logging.WARNING, message, error)
+
+    def _turn_away(self, session: Session, opening: Opening, response: Response) -> None:
+        self._openings.add(opening)
+        self._end(session)
+        opening.turn_away(response, LAST_FAREWELL_TIME if self._goodbye else FAREWELL_TIME)
+
+    def _stop_listening(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.close()
+        farewell = error_response(503, "The server is shutting down.")
+        for opening in list(self._openings):
+            opening.turn_away(farewell, LAST_FAREWELL_TIME)
+        self._listening = False
+        self._news.put(None)
+
+    # -- in a handler thread ------------------------------------------------------
+
+    def _run(self, session: Session, opening: Opening) -> None:
+        refusal: Response | None = None
+        try:
+            refusal = session.run(opening)
+        finally:
+            reader = self._reader
+            if refusal is None or reader is None:
+                self._end(session)
+            else:
+                reader.call_soon(self._turn_away, session, opening, refusal)
+                if reader.closed:  # by shutdown(), which gave up waiting for us
+                    opening.transport.close()
+                    self._end(session)
+
+    def _end(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.discard(session)
+        self._news.put(None)
+
+    # -- shutting down ------------------------------------------------------------
+
+    def shutdown(
+        self,
+        *,
+        timeout: float | None = None,
+        code: int = CloseCode.GOING_AWAY,
+        reason: str = "",
+    ) -> list[StuckHandler]:
+        """Stops accepting, closes every connection, and waits for the handlers.
+
+        Peers in their opening handshake are told 503. All connections are closed at the
+        same time; what is not closed by ``timeout`` is aborted, and handlers that have not
+        ended half a second after that are reported. It may be called again, before the
+        server serves, from a handler (for which it does not wait), and from a signal
+        handler.
+
+        Args:
+            timeout: Seconds for everything together; ``close_timeout`` by default.
+            code: The close code; 1001 by default.
+            reason: The close reason.
+
+        Returns:
+            The handlers that are still running.
+
+        Raises:
+            ValueError: The code or the reason may not be sent, or ``timeout`` is negative.
+        """
+        goodbye = Close.check(code, reason)
+        if timeout is None:
+            timeout = self._service.options.close_timeout
+        if timeout is None:
+            timeout = 10.0
+        if timeout < 0:
+            raise ValueError("timeout must not be negative")
+        if self._process != os.getpid():
+            return self._shut_down_copy()
+        with self._lock:
+            self._goodbye = self._goodbye or goodbye
+            reader = self._reader
+        if reader is not None:
+            self._end_all(reader, goodbye, time.monotonic() + timeout)
+        for sock in self.sockets:
+            sock.close()
+        self.clean_up()
+        self._handlers.close()
+        self._helpers.close()
+        stuck = self._stuck()
+        self._handlers.join(GRACE, {session.thread for session in self._others()})
+        self._helpers.join(GRACE)
+        if not self._finished:
+            self._finished = True
+            with contextlib.suppress(RuntimeError):  # two threads shut down
+                self._finished_lock.release()
+        return stuck
+
+    def _end_all(self, reader: Reader, goodbye: Close, deadline: float) -> None:
+        reader.call_soon(self._stop_listening)
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close(goodbye)
+        self._wait(deadline)
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            connection = session.connection
+            if connection is not None:
+                if session.thread is threading.current_thread():
+                    connection.wait_closed(max(deadline - time.monotonic(), 0.0))
+                connection.abort("the server was shut down")
+        self._wait(time.monotonic() + GRACE)
+        reader.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        for opening in list(self._openings):
+            opening.close()
+
+    def _wait(self, deadline: float) -> None:
+        """Waits until everything is over but the handler that the calling thread runs."""
+        while self._listening or self._openings or self._others():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or (self._reader is not None and self._reader.closed):
+                return
+            # In slices: another thread that shuts down may have taken the news.
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=min(remaining, _SLICE))
+
+    def _others(self) -> list[Session]:
+        with self._lock:
+            sessions = list(self._sessions)
+        current = threading.current_thread()
+        return [session for session in sessions if session.thread is not current]
+
+    def _stuck(self) -> list[StuckHandler]:
+        frames = sys._current_frames()
+        stuck = []
+        for session in self._others():
+            thread = session.thread
+            if thread is not None:
+                frame = frames.get(thread.ident or 0)
+                stack = "" if frame is None else "".join(traceback.format_stack(frame))
+                stuck.append(StuckHandler(thread.name, session.connection, stack))
+        return stuck
+
+    def _shut_down_copy(self) -> list[StuckHandler]:
+        """In a forked child the server is the parent's: only our descriptors go."""
+        for sock in self.sockets:
+            sock.close()
+        self._finished = True
+        return []

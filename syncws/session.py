@@ -1,0 +1,155 @@
+"""One connection of a server, from its valid request to the end of its handler.
+
+What belongs here: what runs in a handler thread, which is all that runs the user's code:
+accepting the request (``origins``, ``select_subprotocol``), then the handler. What does
+not: threads, and the list of sessions (:mod:`.serving`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+
+from .connection import Connection
+from .exceptions import ConnectionClosed
+from .frames import Close, CloseCode, Side
+from .handshake import error_response
+from .http11 import Request, Response
+from .opening import Opening
+from .options import Options
+from .reader import Reader
+
+__all__ = ["Handler", "Service", "Session"]
+
+Handler = Callable[[Connection], object]
+"""What a server calls for each connection; the connection is closed when it returns."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Service:
+    """What the user told the server.
+
+    Args:
+        handler: Called for each connection.
+        accept: Answers a valid request: the response, and the subprotocol if it is a 101.
+        options: For the connections.
+        logger: Gets the failures of the user's code.
+    """
+
+    handler: Handler
+    accept: Callable[[Request], tuple[Response, str | None]]
+    options: Options
+    logger: logging.Logger
+
+    def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+        """Logs; never in the reader thread, for log handlers are user code."""
+        # One that raises costs a line of the log and nothing else.
+        with contextlib.suppress(Exception):
+            self.logger.log(level, message, *arguments, exc_info=exc_info)
+
+
+class Session:
+    """A peer whose request is valid.
+
+    Attributes:
+        thread: The handler thread, once it runs.
+        connection: The connection, once the request is accepted.
+    """
+
+    def __init__(self, service: Service, reader: Reader) -> None:
+        self.thread: threading.Thread | None = None
+        self.connection: Connection | None = None
+        self._service = service
+        self._reader = reader
+        # Guards `connection` and `_goodbye` against each other.
+        self._lock = threading.RLock()
+        self._goodbye: Close | None = None
+
+    def run(self, opening: Opening) -> Response | None:
+        """Runs it to its end in the calling thread.
+
+        Returns:
+            ``None`` if the peer has been dealt with: the transport was taken. Otherwise
+            what to turn it away with.
+        """
+        self.thread = threading.current_thread()
+        request = opening.request
+        if request is None:
+            raise RuntimeError("a session begins with a request")
+        try:
+            response, subprotocol = self._service.accept(request)
+        except BaseException:
+            # The user's code failed. The peer is not told how.
+            self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
+            return error_response(500, "The server failed to answer the request.")
+        if response.status_code != 101:
+            return response
+        if self._goodbye is not None:
+            return error_response(503, "The server is shutting down.")
+        connection = self._connect(opening, request, response, subprotocol)
+        if connection is not None:
+            self._converse(connection)
+        return None
+
+    def close(self, goodbye: Close) -> None:
+        """Begins to close the connection, also one that is not there yet. Any thread."""
+        with self._lock:
+            self._goodbye = goodbye
+            connection = self.connection
+        if connection is not None:
+            connection.start_close(goodbye.code, goodbye.reason)
+
+    def _connect(
+        self, opening: Opening, request: Request, response: Response, subprotocol: str | None
+    ) -> Connection | None:
+        transport = opening.transport
+        try:
+            transport.send_before(response.serialize(), opening.deadline)
+            connection = Connection(
+                transport,
+                Side.SERVER,
+                reader=self._reader,
+                options=self._service.options,
+                request=request,
+                response=response,
+                subprotocol=subprotocol,
+                early_data=opening.early_data,
+                logger=self._service.logger,
+            )
+        except OSError as error:
+            # It left, or does not read: TimeoutError is one, too.
+            transport.close()
+            self._service.log(logging.INFO, "opening handshake failed: %s", error)
+            return None
+        except BaseException:
+            transport.close()
+            self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
+            return None
+        with self._lock:
+            self.connection = connection
+            goodbye = self._goodbye
+        if goodbye is not None:
+            connection.start_close(goodbye.code, goodbye.reason)
+        return connection
+
+    def _converse(self, connection: Connection) -> None:
+        code = CloseCode.NORMAL_CLOSURE
+        try:
+            self._service.handler(connection)
+        except BaseException as error:
+            # SystemExit, too: a handler ends its connection, not the server.
+            if isinstance(error, ConnectionClosed) and not connection.connected:
+                self._service.log(logging.INFO, "connection %s: %s", connection.id, error)
+            else:
+                code = CloseCode.INTERNAL_ERROR
+                self._service.log(
+                    logging.ERROR, "handler of connection %s failed", connection.id, exc_info=True
+                )
+        try:
+            connection.close(code)
+        except BaseException as error:
+            connection.abort("it could not be closed")
+            self._service.log(logging.INFO, "connection %s: %s", connection.id, error)
