@@ -13,8 +13,7 @@
  * for two processors (macOS universal2). */
 #if !defined(SYNCWS_NO_SIMD) && defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define SYNCWS_X86 1
-#define SYNCWS_AVX2_FUNCTION __attribute__((__target__("avx2,bmi,bmi2")))
-#define SYNCWS_AVX512_FUNCTION __attribute__((__target__("avx512f,avx512bw,avx512vl,bmi2")))
+#define SYNCWS_AVX2_FUNCTION __attribute__((__target__("avx2")))
 #else
 #define SYNCWS_X86 0
 #endif

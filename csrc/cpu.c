@@ -19,12 +19,8 @@ static int available(int level)
 #if SYNCWS_X86
     case SYNCWS_ISA_SSE2: /* part of every x86-64 */
         return 1;
-    case SYNCWS_ISA_AVX2: /* these two ask for the operating system's support as well */
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-               __builtin_cpu_supports("bmi2");
-    case SYNCWS_ISA_AVX512:
-        return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("bmi2");
+    case SYNCWS_ISA_AVX2: /* this includes the operating system's support */
+        return __builtin_cpu_supports("avx2") != 0;
 #elif SYNCWS_NEON
     case SYNCWS_ISA_NEON: /* part of every AArch64 */
         return 1;

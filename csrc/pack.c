@@ -145,7 +145,6 @@ static pack_function text_kernel(void)
 {
     switch (syncws_isa()) {
 #if SYNCWS_X86
-    case SYNCWS_ISA_AVX512:
     case SYNCWS_ISA_AVX2:
         return pack_text_avx2;
     case SYNCWS_ISA_SSE2:
@@ -160,7 +159,6 @@ static pack_function binary_kernel(void)
 {
     switch (syncws_isa()) {
 #if SYNCWS_X86
-    case SYNCWS_ISA_AVX512:
     case SYNCWS_ISA_AVX2:
         return pack_binary_avx2;
     case SYNCWS_ISA_SSE2:

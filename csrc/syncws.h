@@ -28,8 +28,7 @@ enum syncws_isa_level {
     SYNCWS_ISA_PORTABLE = 0,
     SYNCWS_ISA_SSE2 = 1,
     SYNCWS_ISA_AVX2 = 2,
-    SYNCWS_ISA_AVX512 = 3,
-    SYNCWS_ISA_NEON = 4
+    SYNCWS_ISA_NEON = 3
 };
 
 /* The level in force; detected on the first call. */

@@ -270,7 +270,6 @@ uint32_t syncws_utf8(uint32_t state, const uint8_t *data, size_t length)
     if (state == BOUNDARY && length - i >= KERNEL_MINIMUM) {
         switch (syncws_isa()) {
 #if SYNCWS_X86
-        case SYNCWS_ISA_AVX512:
         case SYNCWS_ISA_AVX2:
             i += prefix_avx2(data + i, length - i);
             break;
