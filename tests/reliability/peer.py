@@ -287,7 +287,8 @@ class Peer:
     def half_close(self) -> None:
         """Sends FIN and goes on reading. Over TLS without a close_notify first."""
         with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
+            # Not SSLSocket.shutdown(), which forgets the TLS state and with it how to read.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def reset(self) -> None:
         """Ends the connection with RST."""
