@@ -55,8 +55,7 @@ def _after_fork_in_child() -> None:
     _resolvers = _new_resolvers()  # its threads and perhaps its lock stayed in the parent
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def resolve(host: str, port: int, deadline: float | None) -> list[Address]:
@@ -71,7 +70,10 @@ def resolve(host: str, port: int, deadline: float | None) -> list[Address]:
     except OSError:
         pass  # a name
     lookup = _Lookup(host, port)
-    _resolvers.submit(lookup.run)
+    try:
+        _resolvers.submit(lookup.run)
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"cannot resolve {host}: {error}") from error
     try:
         return lookup.wait(deadline)
     finally:
