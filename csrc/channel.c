@@ -99,8 +99,8 @@ static void leave_locked(syncws_channel *channel, unsigned flags) {
     channel->flags |= flags & SETTABLE;
     if (flags & SYNCWS_FLAG_QUEUED)
         channel->generation++;
-    if (channel->flags & SYNCWS_FLAG_GONE)
-        list_locked(channel, 1);
+    if ((channel->flags & SYNCWS_FLAG_GONE) || (flags & SYNCWS_FLAG_PARKED))
+        list_locked(channel, 1); /* the reader acts on the end, if nobody else does */
     else if (!(channel->flags & (SYNCWS_FLAG_LISTED | UNREAD)))
         list_locked(channel, 0);
 }

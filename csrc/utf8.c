@@ -235,6 +235,9 @@ static size_t prefix_avx2(const uint8_t *data, size_t length)
         wrong = _mm256_or_si256(wrong, wrong_pairs(low, previous));
         previous = low;
     }
+    /* The last block may end inside a character that what unfinished() cut off does
+     * not continue. */
+    wrong = _mm256_or_si256(wrong, wrong_pairs(_mm256_setzero_si256(), previous));
     /* Nothing is a prefix of wrong text here: the automaton finds the place. */
     return _mm256_testz_si256(wrong, wrong) ? end : 0;
 }

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from .frames import ffi, forget_thread_scratch, lib
 
-__all__ = ["READ", "WRITE", "Reader", "Timer", "client_reader"]
+__all__ = ["READ", "WRITE", "Reader", "Timer", "client_reader", "new_token"]
 
 READ = 1
 WRITE = 2
@@ -154,6 +154,13 @@ def _new_poller() -> _EpollPoller | _PollPoller:
 
 
 _tokens = itertools.count(1)
+
+
+def new_token() -> int:
+    """A number by which C names a connection; never used again."""
+    return next(_tokens)
+
+
 # Every reader of this process, for the fork and exit hooks.
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 

@@ -1,0 +1,604 @@
+"""The blocking API of one connection.
+
+What belongs here: arguments, return values and exceptions of what users call, and the
+fast paths, which are one C call each. What does not: everything that a fast path
+cannot do (:mod:`.channel`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+from .channel import Channel, Pending
+from .exceptions import ConnectionClosed, ConnectionClosedOK
+from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_scratch
+from .http11 import Request, Response
+from .options import Options, check_timeout
+from .output import is_main_thread
+from .protocol import State
+from .reader import Reader
+from .transport import Buffer, Transport, remaining
+
+__all__ = ["Connection", "PingWaiter", "Statistics", "wait"]
+
+_GOT_TEXT = lib.SYNCWS_GOT_TEXT
+_GOT_BINARY = lib.SYNCWS_GOT_BINARY
+_receive = lib.syncws_receive
+_send = lib.syncws_send
+_unpack = ffi.unpack
+
+_FIN_TEXT = 0x80 | Opcode.TEXT
+_FIN_BINARY = 0x80 | Opcode.BINARY
+
+
+class Statistics(NamedTuple):
+    """Figures of one connection.
+
+    Attributes:
+        bytes_received: Bytes of frames read, before TLS counts for nothing.
+        messages_queued: Messages received and not yet taken.
+        bytes_unsent: Bytes accepted by ``send()`` and not yet by the socket.
+        latency: Seconds between the last answered ping and its pong; 0.0 before.
+    """
+
+    bytes_received: int
+    messages_queued: int
+    bytes_unsent: int
+    latency: float
+
+
+class PingWaiter:
+    """What :meth:`Connection.ping` returns."""
+
+    __slots__ = ("_channel", "_pending")
+
+    def __init__(self, channel: Channel, pending: Pending) -> None:
+        self._channel = channel
+        self._pending = pending
+
+    def is_set(self) -> bool:
+        """Whether the pong has come."""
+        return self._pending.done
+
+    @property
+    def latency(self) -> float:
+        """Seconds from ping to pong; 0.0 before it has come."""
+        return self._pending.latency
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the pong.
+
+        Args:
+            timeout: Seconds; ``None`` waits until the connection ends.
+
+        Returns:
+            Whether it has come.
+
+        Raises:
+            ConnectionClosed: The connection ended first.
+        """
+        deadline = check_timeout(timeout)
+        pending, channel = self._pending, self._channel
+        channel.wait_until(
+            lambda: pending.done or channel.end is not None or channel.gone, deadline
+        )
+        if pending.done:
+            return True
+        if channel.end is not None:
+            channel.finish_input()
+        if channel.closing.state is not State.OPEN:
+            raise channel.exception()
+        return False
+
+
+class Connection:
+    """A WebSocket connection.
+
+    All methods may be called from any thread at any time, also at the same time; a
+    message sent by one thread is never mixed with another's. Two threads may receive:
+    each message goes to one of them.
+
+    Every call returns or raises by its timeout. Without one it waits until the peer or
+    the keepalive (``ping_interval``, ``ping_timeout``) ends the wait.
+
+    Do not construct it: :func:`syncws.connect` and servers do.
+
+    Attributes:
+        id: A unique :class:`uuid.UUID`.
+        logger: Where the connection logs.
+        request: The opening handshake's request.
+        response: Its response.
+        subprotocol: The subprotocol agreed on, or ``None``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_c",
+        "_channel",
+        "_id",
+        "_pop",
+        "handler_data",
+        "logger",
+        "request",
+        "response",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        side: Side,
+        *,
+        reader: Reader,
+        options: Options,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+        early_data: bytes = b"",
+        logger: logging.Logger,
+    ) -> None:
+        self._id: uuid.UUID | None = None
+        self.logger = logger
+        self.request = request
+        self.response = response
+        self.subprotocol = subprotocol
+        self._channel = Channel(transport, side, reader, options, early_data)
+        self._c = self._channel.c
+        self._pop = self._channel.inbound.popleft
+
+    def __del__(self) -> None:
+        # The collector may run this inside any locked section of this thread: no lock.
+        channel = getattr(self, "_channel", None)
+        if channel is not None and not channel.gone:
+            channel.abandoned = True
+            lib.syncws_list(channel.c, 1)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.state.name.lower()} {self.remote_address!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.close(CloseCode.INTERNAL_ERROR)
+
+    # -- attributes ---------------------------------------------------------------
+
+    @property
+    def id(self) -> uuid.UUID:
+        """A unique identifier, made when it is first asked for."""
+        if self._id is None:
+            self._id = uuid.uuid4()
+        return self._id
+
+    @property
+    def state(self) -> State:
+        """See :class:`State`."""
+        return self._channel.closing.state
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent."""
+        return self._channel.closing.state is State.OPEN
+
+    @property
+    def latency(self) -> float:
+        """Seconds between the last answered ping and its pong; 0.0 before the first."""
+        return self._channel.latency
+
+    @property
+    def close_code(self) -> int | None:
+        """The code received in the closing handshake, 1006 without one, ``None`` while open."""
+        return self._channel.closing.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason received in the closing handshake, ``None`` while open."""
+        return self._channel.closing.close_reason
+
+    @property
+    def local_address(self) -> Any:
+        """As ``socket.getsockname()``; ``None`` when closed."""
+        return self._address("getsockname")
+
+    @property
+    def remote_address(self) -> Any:
+        """As ``socket.getpeername()``; ``None`` when closed."""
+        return self._address("getpeername")
+
+    def _address(self, method: str) -> Any:
+        try:
+            return getattr(self._channel.transport.sock, method)()
+        except OSError:
+            return None
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate as ``ssl.SSLSocket.getpeercert()`` gives it."""
+        with self._channel.state_lock:
+            return self._channel.transport.peer_certificate
+
+    @property
+    def stats(self) -> Statistics:
+        """Figures of this connection."""
+        channel = self._channel
+        return Statistics(
+            lib.syncws_received(self._c),
+            len(channel.inbound),
+            lib.syncws_output_size(self._c),
+            channel.latency,
+        )
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed; to look at, not to read or write."""
+        return self._channel.transport.fileno()
+
+    # -- receiving ----------------------------------------------------------------
+
+    def recv(self, timeout: float | None = None, decode: bool | None = None) -> Any:
+        """Receives a message.
+
+        Args:
+            timeout: Seconds; 0 takes only what is there, ``None`` waits.
+            decode: ``True`` gives binary messages as ``str``, ``False`` gives text
+                messages as ``bytes``, ``None`` each as it is.
+
+        Returns:
+            ``str`` for a text message, ``bytes`` for a binary one.
+
+        Raises:
+            TimeoutError: No message arrived in time.
+            ConnectionClosed: No message is left and none will come.
+            ConcurrencyError: Called by a signal handler inside a call on this connection,
+                or during :meth:`recv_streaming`.
+            UnicodeDecodeError: ``decode=True`` and the message is not UTF-8.
+        """
+        if decode is not None:
+            return _converted(self.recv(timeout), decode)
+        try:
+            return self._pop()
+        except IndexError:
+            pass
+        deadline = None
+        milliseconds = -1
+        if timeout is not None:
+            deadline = check_timeout(timeout)
+            milliseconds = min(int(timeout * 1000), 200 if is_main_thread() else 3_600_000)
+        elif is_main_thread():
+            milliseconds = 200
+        channel = self._channel
+        if channel.transport.external or channel.streaming:
+            return channel.receive(lib.SYNCWS_QUEUED, None, deadline)
+        scratch = thread_scratch()
+        try:
+            code = _receive(self._c, scratch, milliseconds)
+            if code == _GOT_TEXT:
+                text = _unpack(scratch.data, scratch.length).decode() if scratch.length else ""
+                scratch.unclaimed = 0
+                return text
+            if code == _GOT_BINARY:
+                data = _unpack(scratch.data, scratch.length) if scratch.length else b""
+                scratch.unclaimed = 0
+                return data
+            return channel.receive(code, scratch, deadline)
+        except BaseException:
+            channel.recover(scratch)
+            raise
+
+    def recv_many(self, timeout: float | None = None) -> list[str | bytes]:
+        """Receives at least one message, and all others that are there already.
+
+        Args:
+            timeout: Seconds for the first; 0 takes only what is there, ``None`` waits.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`recv`.
+        """
+        messages = [self.recv(timeout)]
+        pop = self._pop
+        try:
+            while True:
+                messages.append(pop())
+        except IndexError:
+            return messages
+
+    def recv_streaming(
+        self, decode: bool | None = None, timeout: float | None = None
+    ) -> Iterator[str | bytes]:
+        """Receives one message in pieces, as they arrive.
+
+        An iterator left before its end drops the rest of the message.
+
+        Args:
+            decode: As for :meth:`recv`.
+            timeout: Seconds for each piece; ``None`` waits.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`recv`.
+        """
+        check_timeout(timeout)
+        channel = self._channel
+        whole = channel.begin_stream(check_timeout(timeout))
+        if whole is not None:
+            yield _converted(whole, decode)
+            return
+        complete = False
+        decoder = None
+        try:
+            while not complete:
+                piece = channel.next_piece(check_timeout(timeout))
+                complete = piece.last
+                if decoder is None and (piece.opcode == Opcode.TEXT if decode is None else decode):
+                    decoder = codecs.getincrementaldecoder("utf-8")()
+                part = piece.data if decoder is None else decoder.decode(piece.data, complete)
+                if part or complete:
+                    yield part
+        finally:
+            channel.end_stream(complete)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterates over messages; ends when the connection is closed normally.
+
+        Raises:
+            ConnectionClosedError: It ended in any other way.
+        """
+        recv = self.recv
+        try:
+            while True:
+                yield recv()
+        except ConnectionClosedOK:
+            return
+
+    # -- sending ------------------------------------------------------------------
+
+    def send(
+        self,
+        message: str | Buffer | Iterable[str | Buffer],
+        text: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Sends a message.
+
+        Returns when the message is on its way: in the kernel or, up to ``write_limit``
+        bytes, in this connection's queue. Whatever was passed may be changed afterwards.
+
+        Args:
+            message: ``str`` for text, bytes-like for binary, or an iterable of either,
+                sent as one message in as many fragments.
+            text: Overrides the type: ``True`` sends bytes (UTF-8, not checked) as text,
+                ``False`` sends a ``str`` as binary.
+            timeout: Seconds until it must be on its way; ``None`` waits.
+
+        Raises:
+            TimeoutError: The peer does not take data. The text says whether the
+                connection can still be used: only if no byte of the message had left.
+            ConnectionClosed: The connection is closing or closed.
+            ConcurrencyError: Called by a signal handler inside a call on this connection.
+            TypeError: ``message`` is neither text, nor bytes-like, nor iterable of these.
+            UnicodeEncodeError: ``message`` has lone surrogates.
+        """
+        if type(message) is str:
+            data = message.encode()
+            first_byte = _FIN_TEXT
+        elif type(message) is bytes:
+            data = message
+            first_byte = _FIN_BINARY
+        elif isinstance(message, str | bytes | bytearray | memoryview):
+            data, opcode = _payload(message)
+            first_byte = 0x80 | opcode
+        else:
+            return self._send_fragments(message, text, check_timeout(timeout))
+        if text is not None:
+            first_byte = _FIN_TEXT if text else _FIN_BINARY
+        deadline = None if timeout is None else check_timeout(timeout)
+        result = _send(self._c, thread_scratch(), first_byte, data, len(data))
+        if result:
+            self._channel.send_slowly(result, first_byte, data, deadline)
+
+    def _send_fragments(
+        self, fragments: Iterable[str | Buffer], text: bool | None, deadline: float | None
+    ) -> None:
+        if isinstance(fragments, dict):
+            raise TypeError("message must not be a dict: send its values, or dump it first")
+        try:
+            iterator = iter(fragments)
+        except TypeError:
+            raise TypeError(
+                "message must be str, bytes-like, or an iterable of these, "
+                f"not {type(fragments).__name__}"
+            ) from None
+        self._channel.send_steps(_fragment_frames(iterator, text), deadline)
+
+    def ping(self, data: str | Buffer | None = None) -> PingWaiter:
+        """Sends a ping.
+
+        Args:
+            data: At most 125 bytes; random if ``None``.
+
+        Returns:
+            An object to :meth:`~PingWaiter.wait` on for the pong; it may be ignored.
+
+        Raises:
+            ConnectionClosed: The connection is closing or closed.
+            ConcurrencyError: A ping with the same ``data`` is waiting for its pong.
+            TypeError, ValueError: ``data`` is of another type, or too long.
+        """
+        payload = None if data is None else _control_payload(data)
+        return PingWaiter(self._channel, self._channel.ping(payload))
+
+    def pong(self, data: str | Buffer = b"") -> None:
+        """Sends an unsolicited pong (RFC 6455 section 5.5.3); raises as :meth:`ping`."""
+        result = self._channel.send_control(Opcode.PONG, _control_payload(data))
+        if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+            self._channel.raise_closed(result, None)
+
+    # -- closing ------------------------------------------------------------------
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Closes the connection: closing handshake, then TCP, within ``close_timeout``.
+
+        Never raises for what the peer does; calling it again is harmless. Messages that
+        were received before can still be taken. A signal handler inside a call on this
+        connection only begins it.
+
+        Args:
+            code: 1000, 1001, ... or 3000-4999.
+            reason: At most 123 bytes of UTF-8.
+
+        Raises:
+            TypeError, ValueError: ``code`` or ``reason`` must not be sent.
+        """
+        channel = self._channel
+        close = Close.check(code, reason)
+        if channel.forked:
+            raise channel.exception()
+        channel.hurry = True
+        channel.start_close(close)
+        if channel.is_busy_here():
+            return
+        timeout = channel.options.close_timeout
+        # The reader thread's own timer comes first; the half second is for its turn.
+        deadline = None if timeout is None else time.monotonic() + timeout + 0.5
+        if not channel.wait_until(lambda: channel.gone, deadline):
+            channel.abort(None, "the closing handshake did not end within close_timeout")
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Waits until the connection is closed, by whichever side.
+
+        Args:
+            timeout: Seconds; ``None`` waits.
+
+        Returns:
+            Whether it is closed.
+        """
+        deadline = check_timeout(timeout)
+        channel = self._channel
+        channel.hurry = True
+        lib.syncws_list(channel.c, 1)
+        return channel.wait_until(lambda: channel.gone, deadline)
+
+    def start_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Begins to close without waiting; the reader thread does the rest.
+
+        Raises:
+            TypeError, ValueError: As :meth:`close`.
+        """
+        self._channel.start_close(Close.check(code, reason))
+
+    def abort(self, reason: str = "aborted by this side") -> None:
+        """Ends the connection at once, without a closing handshake (1006)."""
+        self._channel.abort(None, reason)
+
+    # -- for servers --------------------------------------------------------------
+
+    def try_send(self, payload: bytes, opcode: int) -> bool:
+        """Sends a message without waiting.
+
+        Args:
+            payload: Its bytes.
+            opcode: ``Opcode.TEXT`` or ``Opcode.BINARY``.
+
+        Returns:
+            ``False`` if the queue is above ``write_limit``, or another message is in the
+            middle of being sent.
+
+        Raises:
+            ConnectionClosed: The connection is closing or closed.
+        """
+        return self._channel.post(0x80 | opcode, payload)
+
+
+def _converted(message: Any, decode: bool | None) -> Any:
+    if decode is True and isinstance(message, bytes):
+        return message.decode()
+    if decode is False and isinstance(message, str):
+        return message.encode()
+    return message
+
+
+def _payload(message: str | Buffer) -> tuple[bytes, int]:
+    if isinstance(message, str):
+        return message.encode(), Opcode.TEXT
+    return bytes(message), Opcode.BINARY
+
+
+def _control_payload(data: str | Buffer) -> bytes:
+    if not isinstance(data, str | bytes | bytearray | memoryview):
+        raise TypeError(f"data must be str or bytes-like, not {type(data).__name__}")
+    payload = _payload(data)[0]
+    if len(payload) > 125:
+        raise ValueError(f"data must not exceed 125 bytes (RFC 6455 section 5.5), not {len(payload)}")
+    return payload
+
+
+def _fragment_frames(
+    fragments: Iterator[str | Buffer], text: bool | None
+) -> Iterator[tuple[int, bytes]]:
+    """The frames of a message: each leaves as soon as it is there, then an empty last one."""
+    kind: type | None = None
+    for fragment in fragments:
+        if not isinstance(fragment, str | bytes | bytearray | memoryview):
+            raise TypeError(
+                "message must be an iterable of str or bytes-like, "
+                f"not of {type(fragment).__name__}"
+            )
+        this_kind = str if isinstance(fragment, str) else bytes
+        data, opcode = _payload(fragment)
+        if kind is None:
+            kind = this_kind
+            if text is not None:
+                opcode = Opcode.TEXT if text else Opcode.BINARY
+            yield opcode, data
+        elif this_kind is not kind:
+            raise TypeError("all fragments of a message must be of one type")
+        else:
+            yield Opcode.CONTINUATION, data
+    if kind is not None:
+        yield 0x80 | Opcode.CONTINUATION, b""
+
+
+def wait(connections: Sequence[Connection], timeout: float | None = None) -> list[Connection]:
+    """Waits until one of several connections has something to receive.
+
+    That is a message, or the end: then :meth:`Connection.recv` does not wait.
+
+    Args:
+        connections: Any number of them.
+        timeout: Seconds; ``None`` waits, 0 only looks.
+
+    Returns:
+        Those with something to receive, in the order given; none at the timeout.
+    """
+    deadline = check_timeout(timeout)
+    event = threading.Event()
+    channels = [connection._channel for connection in connections]
+    for channel in channels:
+        channel.add_listener(event)
+    try:
+        for channel in channels:
+            lib.syncws_list(channel.c, 1)
+        while True:
+            event.clear()
+            ready = [
+                connection
+                for connection in connections
+                if (channel := connection._channel).inbound
+                or channel.end is not None
+                or channel.gone
+            ]
+            left = remaining(deadline)
+            if ready or left == 0.0 or not channels:
+                return ready
+            event.wait(0.2 if left is None else min(left, 0.2))
+    finally:
+        for channel in channels:
+            channel.remove_listener(event)

@@ -1,0 +1,436 @@
+"""The reading half of a connection: who reads it, and what is queued.
+
+What belongs here: the Python side of the ownership protocol (csrc/channel.c), delivery
+to the inbound queue, back-pressure, streaming. What does not: acting on control frames
+and on the end of the input (:mod:`.channel`).
+
+Whoever waits for a message reads the socket. When nobody does, the reader thread reads,
+up to the high-water mark. The owner alone touches the decoder.
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from .exceptions import ConcurrencyError
+from .frames import (
+    Record,
+    Side,
+    failure_error,
+    ffi,
+    lib,
+    limit,
+    new_scratch,
+    read_records,
+    thread_scratch,
+)
+from .options import Options
+from .output import SLICE, OutputChannel, wait_milliseconds
+from .reader import Reader
+from .transport import CHUNK, Transport, remaining
+
+__all__ = ["InputChannel"]
+
+# Inbound bytes beyond which the reader thread stops reading; it goes on at a quarter.
+HIGH_WATER = 2**20
+
+_PARKED = lib.SYNCWS_FLAG_PARKED
+_DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
+
+# Results of reading after which the caller owns the channel.
+_OWNED = frozenset(
+    {
+        lib.SYNCWS_RECORDS,
+        lib.SYNCWS_RECORDS_MORE,
+        lib.SYNCWS_RECORDS_FAILED,
+        lib.SYNCWS_END_OF_STREAM,
+        lib.SYNCWS_READ_FAILED,
+    }
+)
+
+
+class InputChannel(OutputChannel):
+    """The reading half. All methods may be called by any thread unless they say otherwise.
+
+    Args:
+        transport: What moves the bytes; ours from now on.
+        side: Which end we are.
+        reader: The reader thread that looks after it.
+        options: Limits and timeouts.
+    """
+
+    __slots__ = (
+        "_inbound_bytes",
+        "_pieces",
+        "_skip_pieces",
+        "decoder",
+        "end",
+        "inbound",
+        "side",
+        "streaming",
+    )
+
+    def __init__(self, transport: Transport, side: Side, reader: Reader, options: Options) -> None:
+        super().__init__(transport, side, reader, options)
+        self.side = side
+        # Belongs to the owner of the channel; C uses it without a lock.
+        self.decoder = lib.syncws_channel_decoder(self.c)
+        lib.syncws_decoder_init(
+            self.decoder,
+            side,
+            limit(options.max_frame_size),
+            limit(options.max_size),
+            limit(options.max_fragments),
+        )
+        # Whole messages; appended to by the owner, popped by any thread without a lock.
+        self.inbound: collections.deque[str | bytes] = collections.deque()
+        # An upper bound of their size: what was delivered since the last exact count.
+        self._inbound_bytes = 0
+        # recv_streaming(): whether it is under way; what came; whether it is unwanted.
+        self.streaming = False
+        self._pieces: collections.deque[Record] | None = None
+        self._skip_pieces = False
+        # How the input ended: a close frame's payload or an exception. Set by the owner.
+        self.end: bytes | BaseException | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Decodes bytes that came by another way: behind the opening handshake."""
+        for start in range(0, len(data), CHUNK):
+            scratch = thread_scratch()
+            piece = data[start : start + CHUNK]
+            code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_WAIT)
+            if code != lib.SYNCWS_OK:
+                return  # nothing counts after the end of the input
+            ffi.memmove(scratch.input, piece, len(piece))
+            code = lib.syncws_decode_input(self.c, scratch, len(piece))
+            self._digest_and_leave(scratch, code)
+
+    def finish_input(self) -> None:
+        """Acts on the end of the input."""
+        raise NotImplementedError
+
+    def control(self, record: Record) -> None:
+        """Acts on a ping, pong or close frame (the owner)."""
+        raise NotImplementedError
+
+    def receive(self, code: int, scratch: Any, deadline: float | None) -> str | bytes:
+        """The next message, when ``syncws_receive()`` did not return one.
+
+        Args:
+            code: What it returned; ``SYNCWS_QUEUED`` to begin here.
+            scratch: What it was called with.
+            deadline: ``time.monotonic()`` or ``None``.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            ConnectionClosed: No message is left and none will come.
+            ConcurrencyError: The calling thread is inside another call already.
+        """
+        while True:
+            if code in _OWNED:
+                self._digest_and_leave(scratch, code)
+            generation = lib.syncws_generation(self.c)
+            try:
+                return self.inbound.popleft()
+            except IndexError:
+                lib.syncws_seen_empty(self.c, generation)
+            self._raise_ended(code)
+            if code == lib.SYNCWS_BUSY:
+                self._follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
+            if code != lib.SYNCWS_QUEUED and remaining(deadline) == 0.0:
+                raise TimeoutError("timed out: no message arrived in time")
+            if self.streaming:
+                raise ConcurrencyError("recv_streaming() is in the middle of a message")
+            code = self._read_once(lib.SYNCWS_TAKE_MESSAGE, wait_milliseconds(deadline))
+
+    def _raise_ended(self, code: int) -> None:
+        """Raises if ``code`` says that nothing will come any more."""
+        if code == lib.SYNCWS_PARKED:
+            self.finish_input()
+        if code in (lib.SYNCWS_PARKED, lib.SYNCWS_GONE):
+            raise self.exception()
+
+    def recover(self, scratch: Any) -> None:
+        """After an exception in the middle of a call: what C decoded is not lost."""
+        if lib.syncws_is_mine(self.c):
+            code = scratch.code if scratch.unclaimed == 1 else lib.SYNCWS_RECORDS
+            self._digest_and_leave(scratch, code)
+        elif scratch.unclaimed == 1 and scratch.code in (
+            lib.SYNCWS_GOT_TEXT,
+            lib.SYNCWS_GOT_BINARY,
+        ):
+            data = ffi.unpack(scratch.data, scratch.length) if scratch.length else b""
+            self.inbound.appendleft(data.decode() if scratch.code == lib.SYNCWS_GOT_TEXT else data)
+            scratch.unclaimed = 0
+            lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
+
+    def _read_once(self, mode: int, milliseconds: int) -> int:
+        """Takes ownership, reads once, delivers, leaves; why not, if it could not."""
+        scratch = thread_scratch()
+        if scratch.unclaimed:
+            scratch = new_scratch()  # a signal handler in the middle of another call
+        if lib.syncws_is_mine(self.c):
+            raise ConcurrencyError("this thread is in the middle of receiving already")
+        try:
+            code: int = lib.syncws_take(self.c, mode)
+            if code == lib.SYNCWS_OK:
+                code = self._read(scratch, milliseconds)
+                if code in _OWNED:
+                    self._digest(scratch, code)
+                    code = lib.SYNCWS_OK
+        except BaseException:
+            if lib.syncws_is_mine(self.c) and scratch.unclaimed == 1:
+                self._digest(scratch, scratch.code)
+            raise
+        finally:
+            # No Python function is called before C lets go: a signal handler could raise
+            # at its first line, and the channel would be owned for ever.
+            flags = lib.syncws_leave(
+                self.c,
+                (_PARKED if self.end is not None else 0) | (_DELIVERED if self.inbound else 0),
+            )
+            self._left(flags)
+        return code
+
+    def _left(self, flags: int) -> None:
+        if flags & lib.SYNCWS_FLAG_FOLLOWERS or self._condition is not None or self.listeners:
+            self.notify()
+        if flags & lib.SYNCWS_FLAG_GONE:
+            self.reap()
+
+    def _digest_and_leave(self, scratch: Any, code: int) -> None:
+        try:
+            if lib.syncws_is_mine(self.c):
+                self._digest(scratch, code)
+        finally:
+            flags = lib.syncws_leave(
+                self.c,
+                (_PARKED if self.end is not None else 0) | (_DELIVERED if self.inbound else 0),
+            )
+            self._left(flags)
+
+    def _read(self, scratch: Any, milliseconds: int) -> int:
+        """The owner reads: by C on a plain socket, else by the transport."""
+        if not self.transport.external:
+            return int(lib.syncws_read(self.c, scratch, milliseconds))
+        code = self._read_transport(scratch)
+        if code == lib.SYNCWS_TIMED_OUT and milliseconds:
+            code = lib.syncws_wait_readable(self.c, milliseconds)
+            if code == lib.SYNCWS_OK:
+                code = self._read_transport(scratch)
+        return code
+
+    def _read_transport(self, scratch: Any) -> int:
+        with self.state_lock:
+            if self._moving:
+                raise ConcurrencyError("this thread is in the middle of another call")
+            self._moving = True
+            scratch.unclaimed = 2  # the memory is in use, there is nothing to recover
+            try:
+                count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
+            except OSError as error:
+                scratch.error_number = error.errno or 0
+                self.closing.cause = self.closing.cause or error
+                return int(lib.SYNCWS_READ_FAILED)
+            except BaseException as error:
+                # Interrupted inside: nobody knows what the transport has given.
+                self.abort(error, "interrupted while reading")
+                raise
+            finally:
+                self._moving = False
+                scratch.unclaimed = 0
+        if count is None:
+            return int(lib.SYNCWS_TIMED_OUT)
+        if count == 0:
+            return int(lib.SYNCWS_END_OF_STREAM)
+        return int(lib.syncws_decode_input(self.c, scratch, count))
+
+    def _follow(self, mode: int, deadline: float | None) -> None:
+        """Waits for the owner to leave, at most one slice."""
+        left = remaining(deadline)
+        condition = self.condition()
+        with condition:
+            if lib.syncws_follow(self.c, mode):
+                try:
+                    condition.wait(SLICE if left is None else min(left, SLICE))
+                finally:
+                    lib.syncws_unfollow(self.c)
+
+    # -- delivery (the owner) -----------------------------------------------------
+
+    def _digest(self, scratch: Any, code: int) -> None:
+        """Delivers what a read brought, and notes how the input ended, if it did."""
+        while code in (lib.SYNCWS_RECORDS, lib.SYNCWS_RECORDS_MORE, lib.SYNCWS_RECORDS_FAILED):
+            if scratch.unclaimed != 1:
+                return
+            self._deliver(scratch)
+            if code != lib.SYNCWS_RECORDS_MORE:
+                break
+            code = lib.syncws_decode_rest(self.c, scratch)
+        if self.end is not None:
+            return
+        if code == lib.SYNCWS_RECORDS_FAILED:
+            self.end = failure_error(self.decoder)
+        elif code == lib.SYNCWS_END_OF_STREAM:
+            self.end = EOFError("the connection ended without a close frame")
+        elif code == lib.SYNCWS_READ_FAILED:
+            cause = self.closing.cause
+            self.end = (
+                cause
+                if isinstance(cause, OSError)
+                else OSError(scratch.error_number, "reading from the connection failed")
+            )
+
+    def _deliver(self, scratch: Any) -> None:
+        messages: list[str | bytes] = []
+        pieces: list[Record] = []
+        size = 0
+        for record in read_records(scratch):
+            kind = record.kind
+            if kind == lib.SYNCWS_RUN:
+                messages += record.data
+                size += sum(map(len, record.data))
+            elif kind == lib.SYNCWS_MESSAGE:
+                messages.append(record.data)
+                size += len(record.data)
+            elif kind == lib.SYNCWS_CONTROL:
+                self.control(record)
+            else:
+                pieces.append(record)
+                size += len(record.data)
+        if self._skip_pieces:
+            self._skip_pieces = not any(piece.last for piece in pieces)
+            pieces = []
+        if self.closing.sent is not None and self._over(HIGH_WATER):
+            messages = []  # nobody may ever take them, and the close frame must be reached
+        inbound, waiting = self.inbound, self._pieces
+        if waiting is None:
+            waiting = collections.deque()  # nobody asked for pieces, so there are none
+        # No call between these statements, so no signal handler: all of it or nothing.
+        inbound += messages
+        waiting += pieces
+        scratch.unclaimed = 0
+        self._inbound_bytes += size
+
+    def _over(self, high: int) -> bool:
+        """Whether the inbound queue is above ``high`` bytes or ``max_queue`` messages."""
+        queued = len(self.inbound) + len(self._pieces or ())
+        if self.options.max_queue is not None and queued >= self.options.max_queue:
+            # While a sender waits, bytes are what counts.
+            if not self.senders:
+                return True
+        if self._inbound_bytes <= high:
+            return False
+        pieces = sum(len(piece.data) for piece in tuple(self._pieces or ()))
+        self._inbound_bytes = sum(map(len, tuple(self.inbound))) + pieces
+        return self._inbound_bytes > high
+
+    def _should_pause(self) -> bool:
+        if self.closing.sent is not None or self.write_error is not None:
+            return False
+        # Two peers that both send before they read must both finish.
+        return self._over(limit(self.options.max_size) if self.senders else HIGH_WATER)
+
+    def resume_reading(self) -> None:
+        """Reading goes on although the inbound queue is full."""
+        if lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED and not self._should_pause():
+            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
+
+    def _check_paused(self) -> bool:
+        """Every tick of the reader while paused: True when it need not ask again."""
+        if not lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED:
+            return True
+        maximum = self.options.max_queue
+        low = maximum is None or len(self.inbound) + len(self._pieces or ()) <= maximum // 4
+        if not self._should_pause() and (self.senders or (low and not self._over(HIGH_WATER // 4))):
+            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
+            return True
+        return self.gone
+
+    # -- the reader thread's reading ----------------------------------------------
+
+    def read_turn(self, limit_bytes: int) -> None:
+        """Reads what is there without waiting, up to about ``limit_bytes`` or the mark."""
+        before = lib.syncws_received(self.c)
+        mode = lib.SYNCWS_TAKE_EVENT
+        code = lib.SYNCWS_OK
+        while not self._should_pause():
+            code = self._read_once(mode, 0)
+            if code != lib.SYNCWS_OK or self.end is not None:
+                return
+            mode = lib.SYNCWS_TAKE_WAIT
+            if lib.syncws_received(self.c) - before >= limit_bytes:
+                return
+        lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_PAUSED, 0)
+        self.reader.look_again(self._check_paused)
+
+    # -- streaming ----------------------------------------------------------------
+
+    def begin_stream(self, deadline: float | None) -> str | bytes | None:
+        """Asks for the next message in pieces; the whole of it if it is queued already.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
+        """
+        if self.streaming:
+            raise ConcurrencyError("recv_streaming() is in the middle of a message")
+        while True:
+            generation = lib.syncws_generation(self.c)
+            try:
+                return self.inbound.popleft()
+            except IndexError:
+                lib.syncws_seen_empty(self.c, generation)
+            if lib.syncws_is_mine(self.c):
+                raise ConcurrencyError("this thread is in the middle of receiving already")
+            try:
+                code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
+                if code == lib.SYNCWS_OK:
+                    if self._pieces is None:
+                        self._pieces = collections.deque()
+                    self.streaming = True
+                    self.decoder.streaming = 1
+            finally:
+                flags = lib.syncws_leave(
+                    self.c,
+                    (_PARKED if self.end is not None else 0) | (_DELIVERED if self.inbound else 0),
+                )
+                self._left(flags)
+            if code == lib.SYNCWS_OK:
+                return None
+            if code == lib.SYNCWS_BUSY:
+                self._follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
+            elif code != lib.SYNCWS_QUEUED:
+                self._raise_ended(code)
+            if remaining(deadline) == 0.0:
+                raise TimeoutError("timed out: no message arrived in time")
+
+    def next_piece(self, deadline: float | None) -> Record:
+        """The next piece of the message.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
+        """
+        assert self._pieces is not None
+        while not self._pieces:
+            code = self._read_once(lib.SYNCWS_TAKE_WAIT, wait_milliseconds(deadline))
+            if self._pieces:
+                break
+            if code == lib.SYNCWS_BUSY:
+                self._follow(lib.SYNCWS_TAKE_WAIT, deadline)
+            elif code in (lib.SYNCWS_PARKED, lib.SYNCWS_GONE):
+                self._raise_ended(code)
+            if not self._pieces and remaining(deadline) == 0.0:
+                raise TimeoutError("timed out: the rest of the message did not arrive in time")
+        return self._pieces.popleft()
+
+    def end_stream(self, complete: bool) -> None:
+        """Goes back to whole messages; what is left of an unfinished one is dropped."""
+        pieces = self._pieces
+        if not complete and pieces is not None:
+            # Set first: what the owner delivers from now on is dropped by it.
+            self._skip_pieces = True
+            if any(piece.last for piece in pieces):
+                self._skip_pieces = False
+            pieces.clear()
+        self.streaming = False

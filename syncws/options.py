@@ -1,0 +1,100 @@
+"""What a connection can be told: limits, timeouts, water marks.
+
+What belongs here: the values, their defaults and their validation, before anything is
+opened. What does not: acting on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+__all__ = ["Options", "check_seconds", "check_timeout"]
+
+MIB = 2**20
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """A positive number of seconds, or ``None``.
+
+    Raises:
+        TypeError: Not a number.
+        ValueError: Not positive, or not a number of seconds at all (NaN).
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds or None, not {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, not {value!r}")
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """The deadline (``time.monotonic()``) of a call's ``timeout`` in seconds.
+
+    Raises:
+        TypeError: Not a number.
+        ValueError: Negative or NaN.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(
+            f"timeout must be a number of seconds or None, not {type(timeout).__name__}"
+        )
+    if not timeout >= 0:
+        raise ValueError(f"timeout must not be negative, not {timeout!r}")
+    return time.monotonic() + timeout
+
+
+def _check_size(name: str, value: int | None, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int or None, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a connection; ``None`` lifts a limit or turns a timeout off.
+
+    Args:
+        ping_interval: Seconds between keepalive pings.
+        ping_timeout: Seconds after a ping without a sign of life until the connection
+            is closed with 1011.
+        close_timeout: Seconds for the whole closing handshake and the end of TCP.
+        max_size: Bytes of an incoming message; a longer one is refused with 1009.
+        max_frame_size: Bytes of an incoming frame; a longer one is refused with 1009.
+            Outgoing messages are split so that no frame exceeds it.
+        max_fragments: Fragments of an incoming message beyond which they must carry 64
+            bytes each on average, else it is refused with 1008.
+        max_queue: Messages received but not yet taken, beyond which reading stops.
+        write_limit: Bytes accepted by ``send()`` but not yet by the socket, beyond
+            which it waits.
+
+    Raises:
+        TypeError, ValueError: Naming the option.
+    """
+
+    ping_interval: float | None = 20.0
+    ping_timeout: float | None = 20.0
+    close_timeout: float | None = 10.0
+    max_size: int | None = 64 * MIB
+    max_frame_size: int | None = 16 * MIB
+    max_fragments: int | None = 128
+    max_queue: int | None = 1024
+    write_limit: int = MIB
+
+    def __post_init__(self) -> None:
+        check_seconds("ping_interval", self.ping_interval)
+        check_seconds("ping_timeout", self.ping_timeout)
+        check_seconds("close_timeout", self.close_timeout)
+        _check_size("max_size", self.max_size, 1)
+        _check_size("max_frame_size", self.max_frame_size, 1)
+        _check_size("max_fragments", self.max_fragments, 1)
+        _check_size("max_queue", self.max_queue, 1)
+        _check_size("write_limit", self.write_limit, 1)
+        if self.write_limit is None:
+            raise TypeError("write_limit must be an int, not None: memory must have a bound")

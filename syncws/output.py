@@ -1,0 +1,464 @@
+"""The writing half of a connection, and what both halves share.
+
+What belongs here: handing messages to the C queue, waiting for room with a deadline,
+moving bytes for transports that C cannot serve, waiting for something to happen, and
+ending at once. What does not: reading and the closing handshake (:mod:`.channel`).
+
+Lock order: ``send_lock``, then ``state_lock``, then the condition's own; C's mutexes are
+below all of them and never held while Python runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
+from .frames import CloseCode, Opcode, Side, ffi, lib, limit, thread_scratch
+from .options import Options
+from .protocol import ClosingHandshake
+from .reader import Reader, new_token
+from .transport import Transport, remaining
+
+__all__ = ["OutputChannel", "wait_milliseconds"]
+
+# Waits of the main thread are cut into slices: a signal that arrives just before poll()
+# is otherwise handled only when the wait ends. Followers use them too. In seconds.
+SLICE = 0.2
+_LONGEST_MS = 3_600_000
+
+# How much is moved for a Python transport at a time, in bytes.
+_PIECE = 65536
+
+_main_thread_id = threading.main_thread().ident
+
+
+def is_main_thread() -> bool:
+    """Whether signal handlers run in the calling thread."""
+    return threading.get_ident() == _main_thread_id
+
+
+def adopt_main_thread() -> None:
+    """After fork, the thread that forked is the main thread."""
+    global _main_thread_id
+    _main_thread_id = threading.get_ident()
+
+
+def wait_milliseconds(deadline: float | None) -> int:
+    """How long one system call may wait for ``deadline`` (``time.monotonic()``)."""
+    longest = int(SLICE * 1000) if is_main_thread() else _LONGEST_MS
+    if deadline is None:
+        return longest
+    # Rounded up: a wait must not become a busy loop in its last millisecond.
+    return max(0, min(longest, int((deadline - time.monotonic()) * 1000) + 1))
+
+
+class OutputChannel:
+    """One connection, without its reading half. All methods may be called by any thread.
+
+    Args:
+        transport: What moves the bytes; ours from now on.
+        side: Which end we are.
+        reader: The reader thread that looks after it.
+        options: Limits and timeouts.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_condition",
+        "_message_begun",
+        "_moving",
+        "_send_owner",
+        "c",
+        "closing",
+        "forked",
+        "listeners",
+        "options",
+        "reader",
+        "send_lock",
+        "senders",
+        "state_lock",
+        "token",
+        "transport",
+        "write_error",
+    )
+
+    def __init__(
+        self, transport: Transport, side: Side, reader: Reader, options: Options
+    ) -> None:
+        self.transport = transport
+        self.reader = reader
+        self.options = options
+        self.token = new_token()
+        self.c = ffi.gc(
+            lib.syncws_channel_new(
+                reader.mailbox,
+                self.token,
+                transport.fileno(),
+                side,
+                transport.external,
+                options.write_limit,
+            ),
+            lib.syncws_channel_free,
+            size=lib.syncws_channel_size(),
+        )
+        if self.c == ffi.NULL:
+            raise MemoryError("no memory for a connection")
+        # Guards closing, the transport's methods, and every attribute below.
+        self.state_lock = threading.RLock()
+        # Orders messages that take several steps; may be held while waiting.
+        self.send_lock = threading.RLock()
+        # The thread inside such a message: a signal handler in it must not wait for it.
+        self._send_owner = 0
+        # Whether a byte of that message was queued; guarded by send_lock.
+        self._message_begun = False
+        self.closing = ClosingHandshake()
+        # Set while a thread is inside a transport's method, for signal handlers in it.
+        self._moving = False
+        # Made by the first thread that waits; set once, under state_lock.
+        self._condition: threading.Condition | None = None
+        # Events of wait(): set whenever something happened.
+        self.listeners: tuple[threading.Event, ...] = ()
+        # Threads that wait for room: while there are any, reading goes on.
+        self.senders = 0
+        self.write_error: OSError | None = None
+        self.forked = False
+
+    # -- waiting ------------------------------------------------------------------
+
+    def condition(self) -> threading.Condition:
+        """The condition on which threads wait for this connection."""
+        condition = self._condition
+        if condition is None:
+            with self.state_lock:
+                condition = self._condition
+                if condition is None:
+                    condition = self._condition = threading.Condition()
+        return condition
+
+    def notify(self) -> None:
+        """Wakes every thread that waits for something to happen here."""
+        condition = self._condition
+        if condition is not None:
+            with condition:
+                condition.notify_all()
+        for listener in self.listeners:
+            listener.set()
+
+    def add_listener(self, event: threading.Event) -> None:
+        """``event`` is set whenever something happens here."""
+        with self.state_lock:
+            self.listeners += (event,)
+
+    def remove_listener(self, event: threading.Event) -> None:
+        """The opposite of :meth:`add_listener`."""
+        with self.state_lock:
+            listeners = list(self.listeners)
+            listeners.remove(event)
+            self.listeners = tuple(listeners)
+
+    def wait_until(self, predicate: Callable[[], object], deadline: float | None) -> bool:
+        """Waits until ``predicate`` is true; False at the deadline.
+
+        The predicate is called with the condition held, so it takes no lock.
+        """
+        condition = self.condition()
+        with condition:
+            while not predicate():
+                left = remaining(deadline)
+                if left == 0.0:
+                    return False
+                condition.wait(SLICE if left is None else min(left, SLICE))
+        return True
+
+    def is_busy_here(self) -> bool:
+        """Whether the calling thread is inside another call on this connection.
+
+        So it is for a signal handler; what it waited for would wait for itself.
+        """
+        return bool(
+            self._moving
+            or self._send_owner == threading.get_ident()
+            or lib.syncws_is_mine(self.c)
+        )
+
+    # -- ending -------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing comes or goes any more."""
+        return bool(lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_GONE)
+
+    def exception(self) -> Exception:
+        """What a call on this connection raises now that it is closed."""
+        if self.forked:
+            return ForkedConnectionError(None, None)
+        return self.closing.exception()
+
+    def abort(self, cause: BaseException | None = None, explanation: str = "") -> None:
+        """Ends the connection at once: every call on it returns or raises."""
+        with self.state_lock:
+            self.closing.end(cause, explanation)
+        lib.syncws_abort(self.c)
+        self.notify()
+        self.reap()
+
+    def reap(self) -> None:
+        """Closes the socket if nobody uses it any more; the reader thread makes sure."""
+        if lib.syncws_claim_close(self.c):
+            with self.state_lock:
+                self.reader.forget(self.transport.fileno())
+                self.transport.close()
+            self.notify()
+
+    # -- moving bytes -------------------------------------------------------------
+
+    def flush(self) -> int:
+        """Writes what waits without waiting; ``lib.SYNCWS_OK``, ``_PENDING``, ..."""
+        if not self.transport.external:
+            scratch = thread_scratch()
+            result: int = lib.syncws_flush(self.c, scratch)
+            if result == lib.SYNCWS_WRITE_FAILED:
+                self._note_write_error(scratch.error_number)
+            return result
+        with self.state_lock:
+            if self._moving:
+                # A signal handler inside a transport's method: the reader will do it.
+                lib.syncws_list(self.c, 1)
+                return int(lib.SYNCWS_PENDING)
+            self._moving = True
+            try:
+                return self._flush_transport()
+            except OSError as error:
+                lib.syncws_output_fail(self.c, error.errno or errno.EPIPE)
+                self.write_error = self.write_error or error
+                return int(lib.SYNCWS_WRITE_FAILED)
+            except BaseException as error:
+                # Interrupted inside: nobody knows what the transport has taken.
+                self.abort(error, "interrupted while writing")
+                raise
+            finally:
+                self._moving = False
+
+    def _flush_transport(self) -> int:
+        scratch = thread_scratch()
+        while True:
+            if not self.transport.flush():
+                lib.syncws_output_progress(self.c, 0)
+                return int(lib.SYNCWS_PENDING)
+            lib.syncws_output_progress(self.c, 1)
+            size = lib.syncws_output_size(self.c)
+            if size == 0:
+                return int(lib.SYNCWS_WRITE_FAILED if self.write_error else lib.SYNCWS_OK)
+            data = bytearray(max(512, min(size, _PIECE)))
+            with ffi.from_buffer("uint8_t[]", data, require_writable=True) as copy:
+                count = lib.syncws_output_peek(self.c, scratch, copy, len(data))
+            sent = self.transport.send(memoryview(data)[:count]) if count else 0
+            lib.syncws_output_consume(self.c, sent)
+            if sent < count:
+                lib.syncws_output_progress(self.c, 0)
+                return int(lib.SYNCWS_PENDING)
+
+    def _note_write_error(self, number: int) -> None:
+        if self.write_error is None:
+            self.write_error = OSError(number, "writing to the connection failed")
+
+    # -- sending ------------------------------------------------------------------
+
+    def settle(self, result: int) -> int:
+        """After C queued something: moves it on if C could not do so itself."""
+        if result == lib.SYNCWS_PENDING and self.transport.external:
+            result = self.flush()
+            if result == lib.SYNCWS_PENDING:
+                lib.syncws_list(self.c, 1)
+        return result
+
+    def send_control(self, opcode: int, payload: bytes) -> int:
+        """Sends a ping, pong or close frame without waiting, at the next frame boundary."""
+        scratch = thread_scratch()
+        result = lib.syncws_send_control(self.c, scratch, opcode, payload, len(payload))
+        return self.settle(result)
+
+    def send_slowly(
+        self, result: int, first_byte: int, data: bytes, deadline: float | None
+    ) -> None:
+        """Goes on with a message when ``syncws_send()`` did not return ``SYNCWS_OK``.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            ConnectionClosed: The connection is closing or closed.
+            ConcurrencyError: This thread is in the middle of another message.
+        """
+        while True:
+            if result == lib.SYNCWS_PENDING:
+                result = self.settle(result)
+            if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+                return
+            if result == lib.SYNCWS_LARGE:
+                frames = split(first_byte & 15, data, limit(self.options.max_frame_size))
+                return self.send_steps(frames, deadline)
+            if result == lib.SYNCWS_UNFINISHED:
+                self._wait_for_other_message(deadline)
+            elif result == lib.SYNCWS_FULL:
+                self.wait_for_room(deadline, "the connection can still be used")
+            else:
+                self.raise_closed(result, deadline)
+            result = lib.syncws_send(self.c, thread_scratch(), first_byte, data, len(data))
+
+    def _wait_for_other_message(self, deadline: float | None) -> None:
+        if self._send_owner == threading.get_ident():
+            raise ConcurrencyError("this thread is in the middle of sending another message")
+        lock = self.send_lock
+        try:
+            self._acquire(deadline)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # never acquired
+
+    def _acquire(self, deadline: float | None) -> None:
+        # Inside the caller's `try`, whose `finally` releases it: the only form that a
+        # Ctrl-C leaves unlocked, besides `with`.
+        while not self.send_lock.acquire(timeout=min(remaining(deadline) or SLICE, SLICE)):
+            if remaining(deadline) == 0.0:
+                raise TimeoutError(
+                    "timed out behind another thread's send(); the connection can still be used"
+                )
+
+    def wait_for_room(self, deadline: float | None, consequence: str) -> None:
+        """Waits until the socket takes bytes again, and writes.
+
+        Raises:
+            TimeoutError: The deadline passed; the text ends with ``consequence``.
+        """
+        if remaining(deadline) == 0.0:
+            raise TimeoutError(
+                f"timed out: the peer does not take data (write_limit); {consequence}"
+            )
+        with self.state_lock:
+            self.senders += 1
+        try:
+            self.resume_reading()
+            lib.syncws_wait_writable(self.c, wait_milliseconds(deadline))
+        finally:
+            with self.state_lock:
+                self.senders -= 1
+        self.flush()
+
+    def resume_reading(self) -> None:
+        """A sender waits: two peers that both send before they read must both finish."""
+
+    def send_steps(self, frames: Iterable[tuple[int, bytes]], deadline: float | None) -> None:
+        """Sends one message in several frames of any size.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`send_slowly`. Once
+                a byte of the message has left, a timeout fails the connection.
+        """
+        if self._send_owner == threading.get_ident():
+            raise ConcurrencyError("this thread is in the middle of sending another message")
+        opened = False
+        try:
+            self._acquire(deadline)
+            self._send_owner = threading.get_ident()
+            self._message_begun = False
+            result = lib.syncws_message_open(self.c)
+            if result != lib.SYNCWS_OK:
+                self.raise_closed(result, deadline)
+            opened = True
+            for first_byte, data in frames:
+                self._send_frame(first_byte, data, deadline)
+        except BaseException as error:
+            if opened and self._message_begun and not self.gone:
+                self._give_up_message(error)
+            raise
+        finally:
+            if opened:
+                lib.syncws_message_close(self.c)
+            if self._send_owner == threading.get_ident():
+                self._send_owner = 0
+            try:
+                self.send_lock.release()
+            except RuntimeError:
+                pass  # never acquired
+
+    def _give_up_message(self, error: BaseException) -> None:
+        """A message cannot be finished, so nothing can follow it (RFC 6455 section 5.4)."""
+        if lib.syncws_frame_left(self.c):
+            self.abort(error, "a message was cut in the middle")
+        else:
+            self.fail(error, CloseCode.INTERNAL_ERROR, "error in fragmented message")
+
+    def fail(self, error: BaseException, code: int, reason: str) -> None:
+        """Fails the connection (RFC 6455 section 7.1.7)."""
+        raise NotImplementedError
+
+    def _send_frame(self, first_byte: int, data: bytes, deadline: float | None) -> None:
+        size = len(data)
+        while lib.syncws_output_size(self.c) > self.options.write_limit:
+            self.wait_for_room(deadline, self._consequence())
+        result = lib.syncws_frame_begin(self.c, thread_scratch(), first_byte, size)
+        if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+            self.raise_closed(result, deadline)
+        self._message_begun = True
+        pointer = ffi.from_buffer("char[]", data)
+        while left := lib.syncws_frame_left(self.c):
+            result = lib.syncws_frame_write(self.c, thread_scratch(), pointer + (size - left), left)
+            if result == lib.SYNCWS_PENDING and self.transport.external:
+                result = self.flush()
+            if result == lib.SYNCWS_PENDING:
+                if lib.syncws_frame_left(self.c):
+                    self.wait_for_room(deadline, self._consequence())
+            elif result != lib.SYNCWS_OK:
+                self.raise_closed(result, deadline)
+        self.settle(self.flush())
+
+    def _consequence(self) -> str:
+        if self._message_begun:
+            return "the message was cut, so the connection is closed"
+        return "the connection can still be used"
+
+    def post(self, first_byte: int, data: bytes) -> bool:
+        """Queues a message without waiting; False if the queue is full or busy.
+
+        Raises:
+            ConnectionClosed: The connection is closing or closed.
+        """
+        result = lib.syncws_post(self.c, thread_scratch(), first_byte, data, len(data))
+        result = self.settle(result)
+        if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+            return True
+        if result in (lib.SYNCWS_FULL, lib.SYNCWS_UNFINISHED):
+            return False
+        raise self.exception()
+
+    def raise_closed(self, result: int, deadline: float | None) -> None:
+        """Raises what ended the output; after a write error, what the peer said first."""
+        if result == lib.SYNCWS_WRITE_FAILED:
+            self.read_last_words(deadline)
+        if self.closing.sent is None and self.closing.rcvd is None and not self.gone:
+            # The queue was closed a moment before the state says so.
+            raise ConnectionClosedError(None, None)
+        raise self.exception()
+
+    def read_last_words(self, deadline: float | None) -> None:
+        """Reads to the end after a write error: the peer's close frame may wait there."""
+
+
+def split(opcode: int, data: bytes, frame_size: int) -> Iterable[tuple[int, bytes]]:
+    """The frames of a message: (first byte, payload), none larger than ``frame_size``."""
+    if len(data) <= frame_size:
+        return ((0x80 | opcode, data),)
+    view = memoryview(data)
+    return (
+        (
+            (0x80 if start + frame_size >= len(data) else 0)
+            | (opcode if start == 0 else Opcode.CONTINUATION),
+            view[start : start + frame_size],  # type: ignore[misc]  # bytes-like is enough
+        )
+        for start in range(0, len(data), frame_size)
+    )
