@@ -6,11 +6,11 @@ does not: expectations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from reference import TEXT, UNLIMITED, Event, comparable, ReferenceDecoder
 from syncws._codec import ffi, lib
-from tests.reference import TEXT, UNLIMITED, Event
 
 FAILURES = {
     value: name.removeprefix("SYNCWS_")
@@ -117,3 +117,32 @@ def codec_encode(
     )
     body = payload if key is None else codec_mask(payload, key, 0)
     return bytes(ffi.buffer(header, size)) + body
+
+
+def agree(data: bytes, side: int, *, expect: list[Event] | None = None, **limits: int) -> None:
+    """The codec says what the oracle says, however ``data`` arrives.
+
+    Whole, byte by byte with the same events after the same byte, and cut in two at every
+    offset (of up to 4 KiB, then at a few hundred); through the window as well.
+    """
+    oracle = ReferenceDecoder(side, **limits)
+    codec = CodecDecoder(side, **limits)
+    events: list[Event] = []
+    for offset in range(len(data)):
+        step = oracle.feed(data[offset : offset + 1])
+        assert codec.feed(data[offset : offset + 1]) == step, f"after byte {offset}"
+        events += step
+    events = comparable(events)
+    if expect is not None:
+        assert events == expect
+    for pieces in cuts(data):
+        codec = CodecDecoder(side, **limits)
+        found = [event for piece in pieces for event in codec.receive(piece)]
+        assert comparable(found) == events, f"cut into {[len(piece) for piece in pieces]}"
+
+
+def cuts(data: bytes) -> Iterator[list[bytes]]:
+    yield [data]
+    stride = max(1, len(data) // 4096) * (1 if len(data) <= 4096 else 16)
+    for offset in range(1, len(data), stride):
+        yield [data[:offset], data[offset:]]
