@@ -5,6 +5,77 @@ What belongs here: the public names. What does not: anything else.
 
 from __future__ import annotations
 
+from .client import connect, unix_connect
+from .connection import Connection, PingWaiter, Statistics, wait
+from .exceptions import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    ForkedConnectionError,
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidHeaderFormat,
+    InvalidHeaderValue,
+    InvalidMessage,
+    InvalidOrigin,
+    InvalidStatus,
+    InvalidText,
+    InvalidUpgrade,
+    InvalidURI,
+    NegotiationError,
+    PayloadTooBig,
+    ProtocolError,
+    SecurityError,
+    TooManyFragments,
+    WebSocketError,
+)
+from .frames import Close, CloseCode, Opcode
+from .headers import Headers
+from .http11 import Request, Response
+from .protocol import State
+from .server import StuckHandler, ThreadingServer, broadcast, serve, unix_serve
 from .version import version as __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "Close",
+    "CloseCode",
+    "ConcurrencyError",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "ForkedConnectionError",
+    "Headers",
+    "InvalidHandshake",
+    "InvalidHeader",
+    "InvalidHeaderFormat",
+    "InvalidHeaderValue",
+    "InvalidMessage",
+    "InvalidOrigin",
+    "InvalidStatus",
+    "InvalidText",
+    "InvalidURI",
+    "InvalidUpgrade",
+    "NegotiationError",
+    "Opcode",
+    "PayloadTooBig",
+    "PingWaiter",
+    "ProtocolError",
+    "Request",
+    "Response",
+    "SecurityError",
+    "State",
+    "Statistics",
+    "StuckHandler",
+    "ThreadingServer",
+    "TooManyFragments",
+    "WebSocketError",
+    "__version__",
+    "broadcast",
+    "connect",
+    "serve",
+    "unix_connect",
+    "unix_serve",
+    "wait",
+]
