@@ -59,7 +59,7 @@ _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 # 16 bytes in Base64 (RFC 6455 section 4.1). The last digit's two or four unused bits are
 # not looked at: they change nothing, for the key is used as text.
 _is_key = re.compile(r"[A-Za-z0-9+/]{22}==").fullmatch
-_ABSOLUTE_FORM = re.compile(r"(?:http|ws)s?://([^/?]*)[^#]*", re.ASCII | re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(r"((?:http|ws)s?)://([^/?]*).*", re.ASCII | re.IGNORECASE)
 # What makes the request a handshake, and what would give it a body.
 _RESERVED = frozenset(
     {
@@ -339,7 +339,7 @@ def _http_problem(request: Request) -> str | None:
     if len(hosts) != 1:
         return "Exactly one Host header is required."
     try:
-        host = parse_authority(hosts[0])
+        host, port = parse_authority(hosts[0])
     except ValueError:
         return "The Host header is malformed."
     # Section 6.3: with a body, the first bytes after the head would not be frames.
@@ -355,10 +355,11 @@ def _http_problem(request: Request) -> str | None:
         if match is None:
             return "The request target is neither a path nor a URI."
         try:
-            same = parse_authority(match[1]) == host
+            target_host, target_port = parse_authority(match[2])
         except ValueError:
-            same = False
-        if not same:
+            return "The host in the request target is malformed."
+        default = 443 if match[1].lower() in ("https", "wss") else 80
+        if (target_host, target_port or default) != (host, port or default):
             return "The request target does not match the Host header."
     elif target.startswith("//"):
         return "The request target begins with two slashes."

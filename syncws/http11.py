@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Callable
 
 from .exceptions import InvalidMessage, SecurityError
 from .headers import TOKEN, Headers, is_token, is_value, without_query
@@ -139,11 +140,30 @@ class Response:
             raise TypeError(f"body must be bytes, not {type(self.body).__name__}")
 
 
+def _check_request_line(line: bytes) -> None:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise InvalidMessage("the request line is malformed")
+    if match[3] != b"HTTP/1.1":
+        raise InvalidMessage("the version of HTTP is not 1.1", 505)
+
+
+def _check_status_line(line: bytes) -> None:
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise InvalidMessage("the status line is malformed")
+    # RFC 9110 section 15.2: there is no 1xx in HTTP/1.0. Its other answers are worth
+    # reading, for some proxies refuse in it.
+    if match[1] == b"0" and match[2][:1] == b"1":
+        raise InvalidMessage("the version of HTTP is not 1.1")
+
+
 class _Parser:
     """Lines and heads out of a stream that comes in any pieces."""
 
     __slots__ = (
         "_buffer",
+        "_check_first_line",
         "_fields",
         "_finished",
         "_first_line",
@@ -154,13 +174,14 @@ class _Parser:
         "rest",
     )
 
-    def __init__(self, long_line_status: int = 431) -> None:
+    def __init__(self, check_first_line: Callable[[bytes], None], long_line_status: int) -> None:
         self.rest = b""
         self._buffer = bytearray()
         self._start = 0  # where the current line begins
         self._scanned = 0  # no LF between _start and here
         self._limit = MAX_HEAD_SIZE  # no line may end beyond this offset
-        self._long_line_status = long_line_status
+        self._check_first_line = check_first_line
+        self._long_line_status = long_line_status  # of the first line; a header's is 431
         self._first_line: bytes | None = None
         self._fields: list[str] = []
         self._finished = False
@@ -198,9 +219,6 @@ class _Parser:
                 return head
         return None
 
-    def _check_first_line(self, line: bytes) -> None:
-        raise NotImplementedError
-
     def _add_field(self, line: bytes) -> None:
         if len(self._fields) == MAX_HEADERS:
             raise SecurityError(f"more than {MAX_HEADERS} headers", 431)
@@ -233,7 +251,7 @@ class RequestParser(_Parser):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__(long_line_status=414)
+        super().__init__(_check_request_line, 414)
 
     def feed(self, data: bytes | bytearray | memoryview) -> Request | None:
         """Takes more bytes.
@@ -268,13 +286,6 @@ class RequestParser(_Parser):
         method, target, _ = line.decode().split(" ")
         return Request(target, headers, method)
 
-    def _check_first_line(self, line: bytes) -> None:
-        match = _REQUEST_LINE.fullmatch(line)
-        if match is None:
-            raise InvalidMessage("the request line is malformed")
-        if match[3] != b"HTTP/1.1":
-            raise InvalidMessage("the version of HTTP is not 1.1", 505)
-
 
 class ResponseParser(_Parser):
     """Parses one response that comes in pieces; its body too, unless it is a 101.
@@ -290,7 +301,7 @@ class ResponseParser(_Parser):
     __slots__ = ("_body", "_chunked", "_interim", "_left", "_overhead", "_response")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(_check_status_line, 431)
         self._response: Response | None = None
         self._interim = 0
         self._body = bytearray()
@@ -361,15 +372,6 @@ class ResponseParser(_Parser):
         self._body = bytearray()
         self._finish()
         return response
-
-    def _check_first_line(self, line: bytes) -> None:
-        match = _STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise InvalidMessage("the status line is malformed")
-        # RFC 9110 section 15.2: there is no 1xx in HTTP/1.0. Its other answers are worth
-        # reading, for some proxies refuse in it.
-        if match[1] == b"0" and match[2][:1] == b"1":
-            raise InvalidMessage("the version of HTTP is not 1.1")
 
     def _take_response(self) -> Response | None:
         """The final response without its body, once its head is complete."""
@@ -454,7 +456,8 @@ class ResponseParser(_Parser):
             self._start += 2
             self._scanned = self._start
             self._left = None
-        del buffer[: self._start]
-        self._scanned = max(self._scanned - self._start, 0)
-        self._start = 0
+        if self._start > 0:
+            del buffer[: self._start]
+            self._scanned = max(self._scanned - self._start, 0)
+            self._start = 0
         return False

@@ -165,6 +165,9 @@ def _parse(uri: str) -> WebSocketURI:
 
 
 def _parse_userinfo(userinfo: str) -> tuple[str, str]:
+    if "\\" in userinfo:
+        # Browsers read it as a slash, so that the host would be another one.
+        raise ValueError("the user information contains a backslash; it is '%5C'")
     if "@" in userinfo:
         raise ValueError("it has more than one '@'; in a user name or password it is '%40'")
     parts = []
