@@ -49,12 +49,26 @@ static void free_buffer(syncws_decoder *decoder)
     decoder->buffer = NULL;
     decoder->buffer_length = 0;
     decoder->buffer_capacity = 0;
-    decoder->handed_out = 0;
+}
+
+static void free_handed_out(syncws_decoder *decoder)
+{
+    free(decoder->handed_out);
+    decoder->handed_out = NULL;
+}
+
+/* The buffer belongs to a record from now on, and not to the next message. */
+static void hand_out(syncws_decoder *decoder)
+{
+    decoder->handed_out = decoder->buffer;
+    decoder->buffer = NULL;
+    free_buffer(decoder);
 }
 
 void syncws_decoder_release(syncws_decoder *decoder)
 {
     free_buffer(decoder);
+    free_handed_out(decoder);
 }
 
 static void end_message(syncws_decoder *decoder)
@@ -62,8 +76,7 @@ static void end_message(syncws_decoder *decoder)
     decoder->in_message = 0;
     decoder->in_pieces = 0;
     decoder->message_length = 0;
-    if (!decoder->handed_out)
-        free_buffer(decoder);
+    free_buffer(decoder);
 }
 
 static void end_frame(syncws_decoder *decoder)
@@ -75,8 +88,7 @@ static void end_frame(syncws_decoder *decoder)
 enum syncws_outcome syncws_fail(syncws_decoder *decoder, enum syncws_failure failure)
 {
     decoder->failure = (uint8_t)failure;
-    if (!decoder->handed_out)
-        free_buffer(decoder);
+    free_buffer(decoder);
     return STOP_FAILED;
 }
 
@@ -249,7 +261,7 @@ static void emit_gathered(syncws_decoding *at)
     } else {
         syncws_emit(at->scratch, SYNCWS_MESSAGE, decoder->opcode, decoder->buffer, length)->flags =
             SYNCWS_IN_DECODER;
-        decoder->handed_out = 1;
+        hand_out(decoder);
     }
 }
 
@@ -290,6 +302,7 @@ static enum syncws_outcome take_data(syncws_decoding *at, size_t length)
     const int gather = length && !decoder->in_pieces && !whole;
 
     if (gather) {
+        /* Only one gathered message can be in a record at a time. */
         if (decoder->handed_out)
             return STOP_MORE;
         if (!reserve(decoder, decoder->buffer_length + length))
@@ -327,7 +340,7 @@ static void emit_buffer_as_piece(syncws_decoding *at, int last)
         return;
     emit_piece(decoder, at->scratch, decoder->buffer, decoder->buffer_length,
                SYNCWS_IN_DECODER | (last ? SYNCWS_PIECE_LAST : 0u));
-    decoder->handed_out = 1;
+    hand_out(decoder);
 }
 
 /* The payload bytes that were received into the window. */
@@ -364,7 +377,7 @@ size_t syncws_decoder_window(syncws_decoder *decoder, uint8_t **start)
 
     *start = NULL;
     if (decoder->failure || decoder->closed || !decoder->in_payload || decoder->in_pieces ||
-        decoder->streaming || decoder->handed_out || decoder->frame_opcode >= SYNCWS_CLOSE ||
+        decoder->streaming || decoder->frame_opcode >= SYNCWS_CLOSE ||
         remaining < WINDOW_MINIMUM ||
         !reserve(decoder, decoder->buffer_length + WINDOW_MINIMUM))
         return 0;
@@ -426,8 +439,7 @@ int syncws_decode(syncws_decoder *decoder, syncws_scratch *scratch, size_t direc
     scratch->record_count = 0;
     scratch->rest = NULL;
     scratch->rest_length = 0;
-    if (decoder->handed_out)
-        free_buffer(decoder);
+    free_handed_out(decoder);
     outcome = decoder->failure ? STOP_FAILED : decode(&at, direct);
     if (outcome == STOP_FAILED)
         return SYNCWS_FAILED;

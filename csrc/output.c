@@ -393,6 +393,8 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
     }
     if (output->frame_left == 0 && has_controls(output))
         result = flush_locked(channel, scratch);
+    if (output->frame_left == 0 && output->closing)
+        syncws_list(channel, 1); /* the reader half-closes behind the close frame */
     if (pending(output) > 0 || length > 0)
         result = SYNCWS_PENDING;
     return settle(channel, result);
@@ -461,6 +463,16 @@ size_t syncws_output_size(syncws_channel *channel) {
     if (output->error == 0)
         result = pending(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0) +
                  (channel->external && output->refused ? 1 : 0);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+int syncws_output_idle(syncws_channel *channel) {
+    const struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = output->error != 0 ||
+                 (pending(output) == 0 && output->frame_left == 0 && !has_controls(output) &&
+                  !(channel->external && output->refused));
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }

@@ -153,7 +153,6 @@ typedef struct {
     uint8_t in_payload;      /* the header of the current frame is complete */
     uint8_t in_pieces;       /* the current message goes out in PIECEs */
     uint8_t piece_sent;      /* its first one went out */
-    uint8_t handed_out;      /* buffer is in a record; the next call frees it */
     uint8_t key[4];          /* zeros: not masked */
     uint32_t utf8;
     uint64_t frame_length;
@@ -163,6 +162,7 @@ typedef struct {
     uint8_t *buffer;         /* malloc'd: the unfinished message */
     uint64_t buffer_length;
     uint64_t buffer_capacity;
+    uint8_t *handed_out;     /* malloc'd: the message in a record; the next call frees it */
 } syncws_decoder;
 
 enum syncws_decode_result {
@@ -367,6 +367,8 @@ void syncws_output_consume(syncws_channel *channel, size_t length);
 void syncws_output_progress(syncws_channel *channel, int taken);
 /* Bytes that wait; at least 1 if control frames or a Python transport's bytes do. */
 size_t syncws_output_size(syncws_channel *channel);
+/* 1: nothing waits and no frame is half written, so the stream may be ended. */
+int syncws_output_idle(syncws_channel *channel);
 /* Nothing is written any more; what waits is dropped. */
 void syncws_output_fail(syncws_channel *channel, int error_number);
 /* CDEF END */

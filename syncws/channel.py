@@ -266,7 +266,7 @@ class Channel(InputChannel):
         self.wait_until(lambda: self.end is not None or self.gone, patience)
         if self.end is not None:
             self.finish_input()
-        if not self.closing.rcvd:
+        else:
             self.abort(self.write_error or OSError("writing to the connection failed"))
 
     # -- the reader thread --------------------------------------------------------
@@ -332,8 +332,8 @@ class Channel(InputChannel):
             return
         ended = False
         try:
-            result = self.flush()
-            flushed = result != lib.SYNCWS_PENDING
+            waiting = self.flush() == lib.SYNCWS_PENDING
+            flushed = lib.syncws_output_idle(self.c)
             # Section 7.1.1: the server closes TCP first; after a failure either does.
             if flushed and not self._half_closed and (
                 self.side is Side.SERVER or not self.closing.complete
@@ -350,7 +350,7 @@ class Channel(InputChannel):
         if ended or self._discarded > _DISCARD_LIMIT:
             self.abort()
         elif not self.gone:
-            interest = READ if flushed else READ | WRITE
+            interest = READ | WRITE if waiting else READ
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
 
     def _discard(self) -> bool:
