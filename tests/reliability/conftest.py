@@ -62,3 +62,31 @@ def plain_subject(
 ) -> Iterator[Subject]:
     """syncws in both roles, plain only: for rows that TLS cannot change."""
     yield from _started(request.param, None, caplog)
+
+
+@pytest.fixture(params=["ws", "wss"])
+def server(
+    request: pytest.FixtureRequest,
+    contexts: Contexts,
+    warm: None,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Subject]:
+    """syncws as a server, plain and over TLS."""
+    yield from _started("server", contexts if request.param == "wss" else None, caplog)
+
+
+@pytest.fixture
+def plain_server(warm: None, caplog: pytest.LogCaptureFixture) -> Iterator[Subject]:
+    """syncws as a server, plain only."""
+    yield from _started("server", None, caplog)
+
+
+@pytest.fixture(params=["ws", "wss"])
+def client(
+    request: pytest.FixtureRequest,
+    contexts: Contexts,
+    warm: None,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Subject]:
+    """syncws as a client, plain and over TLS."""
+    yield from _started("client", contexts if request.param == "wss" else None, caplog)

@@ -183,7 +183,6 @@ class Subject:
     def __init__(self, role: str, tls: Contexts | None) -> None:
         self.role = role
         self.tls = tls
-        self.server_threads: list[threading.Thread] = []
         self.servers: dict[tuple[tuple[str, Any], ...], Any] = {}
         self._outcomes: dict[str, tuple[Behaviour, Outcome]] = {}
         self._paths = (f"/{number}" for number in itertools.count())
@@ -203,10 +202,8 @@ class Subject:
         if key not in self.servers:
             context = None if self.tls is None else self.tls.server
             server = syncws.serve(self._handle, "127.0.0.1", 0, ssl=context, **options)
-            thread = threading.Thread(target=server.serve_forever, name="serve_forever")
-            thread.start()
+            server.start()
             self.servers[key] = server
-            self.server_threads.append(thread)
         return self.servers[key]
 
     def address(self, **options: Any) -> tuple[str, int]:
@@ -215,9 +212,7 @@ class Subject:
         return host, port
 
     def _handle(self, connection: Any) -> None:
-        behaviour, outcome = self._outcomes.pop(
-            connection.request.path, (echo, Outcome())
-        )
+        behaviour, outcome = self._outcomes.pop(connection.request.path, (echo, Outcome()))
         outcome.run(connection, behaviour)
 
     # As a client.
@@ -364,7 +359,7 @@ class Subject:
                 server.shutdown()
             if self._listener is not None:
                 self._listener.close()
-            for thread in self.server_threads + self._client_threads:
+            for thread in self._client_threads:
                 thread.join(PATIENCE)
                 assert not thread.is_alive(), thread
 
