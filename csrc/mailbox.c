@@ -62,13 +62,25 @@ syncws_mailbox *syncws_mailbox_new(void) {
     return mailbox;
 }
 
-static void release(syncws_mailbox *mailbox, int closing) {
-    pthread_mutex_lock(&mailbox->mutex);
-    if (closing) {
+/* With the mutex held, or where nobody else can hold it. */
+static void close_pipe(syncws_mailbox *mailbox) {
+    if (mailbox->wake_read >= 0) {
         close(mailbox->wake_read);
         close(mailbox->wake_write);
         mailbox->wake_read = mailbox->wake_write = -1;
     }
+}
+
+void syncws_mailbox_close(syncws_mailbox *mailbox) {
+    pthread_mutex_lock(&mailbox->mutex);
+    close_pipe(mailbox);
+    pthread_mutex_unlock(&mailbox->mutex);
+}
+
+static void release(syncws_mailbox *mailbox, int closing) {
+    pthread_mutex_lock(&mailbox->mutex);
+    if (closing)
+        close_pipe(mailbox);
     int left = --mailbox->references;
     pthread_mutex_unlock(&mailbox->mutex);
     if (left == 0) {
@@ -204,8 +216,6 @@ int syncws_mailbox_has_lazy(syncws_mailbox *mailbox) {
 void syncws_mailbox_after_fork(syncws_mailbox *mailbox) {
     /* Another thread of the parent may have held it; here nobody does. */
     pthread_mutex_init(&mailbox->mutex, NULL);
-    close(mailbox->wake_read);
-    close(mailbox->wake_write);
-    mailbox->wake_read = mailbox->wake_write = -1;
+    close_pipe(mailbox);
     mailbox->sleep = SYNCWS_AWAKE;
 }

@@ -210,6 +210,8 @@ enum syncws_sleep {
 
 syncws_mailbox *syncws_mailbox_new(void); /* NULL with errno */
 void syncws_mailbox_free(syncws_mailbox *mailbox);
+/* Closes its descriptors; the rest lives until the last channel is freed. */
+void syncws_mailbox_close(syncws_mailbox *mailbox);
 int syncws_mailbox_descriptor(syncws_mailbox *mailbox);
 void syncws_mailbox_wake(syncws_mailbox *mailbox);
 /* To be called before waiting; 1: do not wait, there is something to do. */

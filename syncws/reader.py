@@ -233,8 +233,11 @@ class Reader:
     def close(self) -> None:
         """Stops the thread within a second; connections still attached are abandoned."""
         with self._start_lock:
+            unused = self._thread is None and not self.closed
             self.closed = True
             thread, self._thread = self._thread, None
+        if unused:
+            self._release()
         if thread is not None:
             lib.syncws_mailbox_wake(self.mailbox)
             if thread is not threading.current_thread():
@@ -290,7 +293,12 @@ class Reader:
             while self._timers and self._timers[0][0] <= now:
                 self._guard(heapq.heappop(self._timers)[2].run)
             self._wait(next_tick)
+        self._release()
+
+    def _release(self) -> None:
+        """Nobody waits for anything here any more: no descriptor may stay open."""
         self._poller.close()
+        lib.syncws_mailbox_close(self.mailbox)
 
     def _look(self, tokens: Any, *, lazy: bool) -> None:
         count = lib.syncws_mailbox_collect(self.mailbox, lazy, tokens, 256)
