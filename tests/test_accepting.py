@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from syncws import accepting, reader
+from syncws import reader
 from syncws.accepting import Acceptor, listen_tcp, listen_unix, unix_remover
 from syncws.reader import Reader
 
@@ -396,9 +396,7 @@ def test_closing_during_a_pause(server: Server, listener: FakeListener) -> None:
         server.call(server.acceptor._resume)  # the timer had fired already
 
 
-def test_an_event_from_before_the_pause_is_ignored(
-    server: Server, listener: FakeListener
-) -> None:
+def test_an_event_from_before_the_pause_is_ignored(server: Server, listener: FakeListener) -> None:
     def provoke() -> None:
         server.acceptor._pause()
         server.acceptor._accept(listener)  # type: ignore[arg-type]  # it acts like a socket

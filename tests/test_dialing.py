@@ -156,7 +156,7 @@ def test_no_thread_for_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(Workers, "submit", fail)
-    with pytest.raises(OSError, match="cannot resolve name.invalid") as raised:
+    with pytest.raises(OSError, match="cannot resolve name") as raised:
         resolve("name.invalid", 80, soon())
     assert raised.value.errno == errno.EAGAIN
 
