@@ -1,0 +1,1 @@
+"""Benchmarks against other libraries and a raw socket; see docs/performance.md."""
