@@ -11,6 +11,7 @@ import sys
 
 from cffi import FFI
 
+
 def declarations() -> str:
     """The part of the header that cffi reads: one source of truth for both compilers."""
     with open("csrc/syncws.h", encoding="utf-8") as header:

@@ -225,14 +225,16 @@ static int reserve(syncws_decoder *decoder, uint64_t needed)
     if (needed <= decoder->buffer_capacity)
         return 1;
     if (!decoder->frame_fin && needed > ceiling / 2)
-        ceiling = needed * 2;
+        ceiling = needed > UINT64_MAX / 2 ? UINT64_MAX : needed * 2;
     if (ceiling > decoder->max_size)
         ceiling = decoder->max_size;
-    capacity = decoder->buffer_capacity <= FIRST_CAPACITY / GROWTH
-                   ? FIRST_CAPACITY
-                   : decoder->buffer_capacity * GROWTH;
-    if (capacity > ceiling)
-        capacity = ceiling;
+    capacity = ceiling;
+    if (decoder->buffer_capacity < FIRST_CAPACITY / GROWTH) {
+        if (capacity > FIRST_CAPACITY)
+            capacity = FIRST_CAPACITY;
+    } else if (capacity / GROWTH > decoder->buffer_capacity) {
+        capacity = decoder->buffer_capacity * GROWTH;
+    }
     if (capacity < needed)
         capacity = needed;
     if (capacity > SIZE_MAX / 2)

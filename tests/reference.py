@@ -47,8 +47,7 @@ class ReferenceText:
         for sequence in WELL_FORMED:
             begun = sequence[: len(self.character)]
             if len(begun) == len(self.character) and all(
-                low <= have <= high
-                for have, (low, high) in zip(self.character, begun, strict=True)
+                low <= have <= high for have, (low, high) in zip(self.character, begun, strict=True)
             ):
                 if len(sequence) == len(self.character):
                     self.character = []

@@ -73,8 +73,9 @@ def event_of(opcode: int, payload: bytes) -> Event:
     return ("control" if opcode >= 8 else "message", opcode, payload)
 
 
-@pytest.mark.parametrize(("opcode", "payload", "wire"), [row[1:] for row in WIRE],
-                         ids=[row[0] for row in WIRE])
+@pytest.mark.parametrize(
+    ("opcode", "payload", "wire"), [row[1:] for row in WIRE], ids=[row[0] for row in WIRE]
+)
 def test_wire_table_both_ways(opcode: int, payload: bytes, wire: bytes) -> None:
     assert codec_encode(opcode, payload) == wire
     assert encode(opcode, payload) == wire
@@ -317,8 +318,7 @@ def test_messages_in_parts_one_after_the_other(side: int) -> None:
     key = key_for(side)
     payloads = [bytes([n]) * size for n, size in enumerate((2000, 3000, 1, 0, 5000, 1024, 1025))]
     data = b"".join(
-        encode(BINARY, payload[:1], fin=False, key=key)
-        + encode(CONTINUATION, payload[1:], key=key)
+        encode(BINARY, payload[:1], fin=False, key=key) + encode(CONTINUATION, payload[1:], key=key)
         for payload in payloads
     )
     decoder = CodecDecoder(side)

@@ -92,7 +92,9 @@ def test_b2_invalid_is_sticky() -> None:
     assert check(b"", INVALID) == INVALID
 
 
-@pytest.mark.parametrize("character", ["a", "\x80", "é", "\u0800", "€", "\ud7ff", "\U00010000", "😀"])
+@pytest.mark.parametrize(
+    "character", ["a", "\x80", "é", "\u0800", "€", "\ud7ff", "\U00010000", "😀"]
+)
 def test_b3_a_character_split_anywhere(character: str) -> None:
     data = character.encode()
     text = b"ascii " * 30 + data * 30

@@ -1,0 +1,249 @@
+"""Messages that leave the decoder in pieces: streaming, and RSV bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from codec_driver import CodecDecoder, agree, levels
+from reference import (
+    BINARY,
+    CLIENT,
+    CONTINUATION,
+    PING,
+    SERVER,
+    TEXT,
+    Event,
+    ReferenceDecoder,
+    comparable,
+    encode,
+)
+from syncws._codec import ffi, lib
+
+KEY = b"\x37\xfa\x21\x3d"
+SIDES = [CLIENT, SERVER]
+FIRST, LAST = lib.SYNCWS_PIECE_FIRST, lib.SYNCWS_PIECE_LAST
+IN_DECODER = lib.SYNCWS_IN_DECODER
+
+
+@pytest.fixture(params=levels(), autouse=True)
+def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = lib.syncws_isa()
+    assert lib.syncws_set_isa(request.param) == request.param
+    yield request.param
+    lib.syncws_set_isa(before)
+
+
+def key_for(side: int) -> bytes | None:
+    return KEY if side == SERVER else None
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_streaming_delivers_bytes_as_they_arrive(side: int) -> None:
+    key = key_for(side)
+    frame = encode(TEXT, "€uro".encode(), key=key)
+    head = len(frame) - 6
+    decoder = CodecDecoder(side)
+    decoder.start_streaming()
+    assert decoder.feed(frame[: head + 1]) == [("piece", TEXT, 0, b"\xe2", True, False)]
+    assert decoder.feed(b"") == []
+    assert decoder.feed(frame[head + 1 : -1]) == [("piece", TEXT, 0, b"\x82\xacur", False, False)]
+    assert decoder.struct.streaming == 1
+    assert decoder.feed(frame[-1:]) == [("piece", TEXT, 0, b"o", False, True)]
+    assert decoder.struct.streaming == 0
+    assert decoder.feed(encode(TEXT, b"x", key=key)) == [("message", TEXT, b"x")]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_streaming_a_message_that_is_whole_in_the_input(side: int) -> None:
+    key = key_for(side)
+    decoder = CodecDecoder(side)
+    decoder.start_streaming()
+    data = encode(BINARY, b"abc", key=key) + encode(BINARY, b"def", key=key)
+    assert decoder.feed(data) == [
+        ("piece", BINARY, 0, b"abc", True, True),
+        ("message", BINARY, b"def"),
+    ]
+    assert decoder.records == [(lib.SYNCWS_PIECE, 1, FIRST | LAST), (lib.SYNCWS_MESSAGE, 1, 0)]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_streaming_an_empty_message_and_an_empty_end(side: int) -> None:
+    key = key_for(side)
+    decoder = CodecDecoder(side)
+    decoder.start_streaming()
+    assert decoder.feed(encode(TEXT, b"", key=key)) == [("piece", TEXT, 0, b"", True, True)]
+    decoder.start_streaming()
+    data = (
+        encode(TEXT, b"", fin=False, key=key)
+        + encode(CONTINUATION, b"ab", fin=False, key=key)
+        + encode(PING, b"p", key=key)
+        + encode(CONTINUATION, b"", fin=False, key=key)
+        + encode(CONTINUATION, b"", key=key)
+    )
+    assert decoder.feed(data) == [
+        ("piece", TEXT, 0, b"ab", True, False),
+        ("control", PING, b"p"),
+        ("piece", TEXT, 0, b"", False, True),
+    ]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_streaming_that_begins_inside_a_message(side: int) -> None:
+    key = key_for(side)
+    frame = encode(BINARY, b"x" * 3000, key=key)
+    head = len(frame) - 3000
+    decoder = CodecDecoder(side)
+    assert decoder.feed(frame[: head + 1000]) == []
+    decoder.start_streaming()
+    # What is there already needs no further byte to come out.
+    assert decoder.feed(b"") == [("piece", BINARY, 0, b"x" * 1000, True, False)]
+    assert decoder.records == [(lib.SYNCWS_PIECE, 1, FIRST | IN_DECODER)]
+    after = encode(BINARY, b"y" * 2000, fin=False, key=key) + encode(CONTINUATION, b"z", key=key)
+    assert decoder.feed(frame[head + 1000 :] + after) == [
+        ("piece", BINARY, 0, b"x" * 2000, False, True),
+        ("message", BINARY, b"y" * 2000 + b"z"),
+    ]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_streaming_that_begins_with_the_last_bytes(side: int) -> None:
+    key = key_for(side)
+    frame = encode(BINARY, b"x" * 3000, key=key)
+    decoder = CodecDecoder(side)
+    decoder.feed(frame[:-1])
+    decoder.start_streaming()
+    more = encode(BINARY, b"y" * 5000, key=key)
+    assert decoder.feed(frame[-1:] + more[:100]) == [
+        ("piece", BINARY, 0, b"x" * 2999, True, False),
+        ("piece", BINARY, 0, b"x", False, True),
+    ]
+    assert decoder.feed(more[100:]) == [("message", BINARY, b"y" * 5000)]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("fin", [True, False])
+def test_streaming_that_begins_while_bytes_go_into_the_window(side: int, fin: bool) -> None:
+    key = key_for(side)
+    frame = encode(BINARY, b"x" * 200_000, fin=fin, key=key)
+    head = len(frame) - 200_000
+    for size in (70_000, 200_000):
+        decoder = CodecDecoder(side)
+        decoder.feed(frame[:head])
+        start = ffi.new("uint8_t **")
+        assert lib.syncws_decoder_window(decoder.struct, start) == 200_000
+        ffi.memmove(start[0], frame[head:], size)
+        decoder.start_streaming()
+        last = fin and size == 200_000
+        assert decoder.feed(frame[head + size :], direct=size)[:1] == [
+            ("piece", BINARY, 0, b"x" * size, True, last)
+        ]
+        assert decoder.struct.streaming == (not fin)
+        assert lib.syncws_decoder_window(decoder.struct, start) == 0
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_more_pieces_than_a_scratch_holds(side: int) -> None:
+    key = key_for(side)
+    data = encode(BINARY, b"0", fin=False, key=key)
+    data += encode(CONTINUATION, b"1", fin=False, key=key) * 1000
+    data += encode(CONTINUATION, b"", key=key)
+    decoder = CodecDecoder(side)
+    decoder.start_streaming()
+    assert comparable(decoder.feed(data)) == [("piece", BINARY, 0, b"0" + b"1" * 1000, True, True)]
+    assert decoder.calls > 3
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_b2_streamed_text_fails_at_the_bad_byte(side: int) -> None:
+    key = key_for(side)
+    frame = encode(TEXT, b"ab\xe2\x82\xff....", key=key)
+    decoder = CodecDecoder(side)
+    decoder.start_streaming()
+    assert decoder.feed(frame[:-5]) == [("piece", TEXT, 0, b"ab\xe2\x82", True, False)]
+    assert decoder.feed(frame[-5:-4]) == [("failure", "BAD_UTF8")]
+    for cut in (b"\xe2\x82", b"\xc3"):
+        decoder = CodecDecoder(side)
+        decoder.start_streaming()
+        parts = encode(TEXT, cut, fin=False, key=key) + encode(CONTINUATION, b"", key=key)
+        assert decoder.feed(parts)[-1] == ("failure", "BAD_UTF8")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a6_messages_with_allowed_rsv_bits_are_pieces_and_no_text(side: int) -> None:
+    key = key_for(side)
+    for rsv in range(1, 8):
+        data = (
+            encode(TEXT, b"\xff\xfe", rsv=rsv, fin=False, key=key)
+            + encode(PING, b"", key=key)
+            + encode(CONTINUATION, b"\xff", key=key)
+            + encode(BINARY, b"plain", key=key)
+            + encode(TEXT, b"", rsv=rsv, key=key)
+        )
+        expect: list[Event] = [
+            ("piece", TEXT, rsv, b"\xff\xfe", True, False),
+            ("control", PING, b""),
+            ("piece", TEXT, rsv, b"\xff", False, True),
+            ("message", BINARY, b"plain"),
+            ("piece", TEXT, rsv, b"", True, True),
+        ]
+        agree(data, side, expect=expect, allowed_rsv=7)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a3_pieces_obey_the_limits(side: int) -> None:
+    key = key_for(side)
+    data = encode(BINARY, b"x" * 60, rsv=4, fin=False, key=key)
+    data += encode(CONTINUATION, b"x" * 41, key=key)
+    part: Event = ("piece", BINARY, 4, b"x" * 60, True, False)
+    agree(data, side, expect=[part, ("failure", "MESSAGE_TOO_BIG")], allowed_rsv=4, max_size=100)
+    agree(data, side, expect=[("failure", "FRAME_TOO_BIG")], allowed_rsv=4, max_frame_size=59)
+    short = encode(BINARY, b"x", rsv=4, fin=False, key=key) + encode(CONTINUATION, b"", key=key)
+    first: Event = ("piece", BINARY, 4, b"x", True, False)
+    many: Event = ("failure", "TOO_MANY_FRAGMENTS")
+    agree(short, side, expect=[first, many], allowed_rsv=4, max_fragments=1)
+
+
+def random_stream(generator: random.Random, key: bytes | None) -> bytes:
+    """Mostly valid frames with an occasional wrong byte."""
+    data = b""
+    inside = False
+    for _ in range(generator.randrange(2, 9)):
+        size = generator.choice([0, 1, 3, 60, 125, 126, 300, 1030])
+        text = "".join(generator.choices("aé€😀b\0", k=size // 2)).encode()
+        if generator.random() < 0.2:
+            data += encode(PING, generator.randbytes(min(size, 125)), key=key)
+            continue
+        fin = generator.random() < 0.6
+        rsv = 4 if not inside and generator.random() < 0.1 else 0
+        opcode = CONTINUATION if inside else generator.choice([TEXT, BINARY])
+        data += encode(opcode, text, fin=fin, rsv=rsv, key=key)
+        inside = not fin
+    if generator.random() < 0.3:
+        place = generator.randrange(len(data))
+        data = data[:place] + generator.randbytes(1) + data[place + 1 :]
+    return data
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_random_streams_with_streaming_at_random_places(side: int) -> None:
+    """Also feeds through the window and with sudden changes of chunk size."""
+    for seed in range(300):
+        generator = random.Random(seed)
+        limits = {
+            "max_size": generator.choice([2**64 - 1, 2000]),
+            "max_fragments": generator.choice([2**64 - 1, 2]),
+            "allowed_rsv": 4,
+        }
+        data = random_stream(generator, generator.randbytes(4) if side == SERVER else None)
+        oracle, codec = ReferenceDecoder(side, **limits), CodecDecoder(side, **limits)
+        start = 0
+        while start < len(data):
+            if generator.random() < 0.2:
+                oracle.start_streaming()
+                codec.start_streaming()
+            size = generator.choice([1, 2, 10, 100, 1000])
+            wanted = comparable(oracle.feed(data[start : start + size]))
+            assert comparable(codec.feed(data[start : start + size])) == wanted, (seed, start)
+            start += size
