@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from reference import TEXT, UNLIMITED, Event, comparable, ReferenceDecoder
+from reference import TEXT, UNLIMITED, Event, ReferenceDecoder, comparable
 from syncws._codec import ffi, lib
 
 FAILURES = {
