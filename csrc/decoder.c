@@ -349,11 +349,12 @@ static void emit_buffer_as_piece(syncws_decoding *at, int last)
 static enum syncws_outcome take_direct(syncws_decoding *at, size_t length)
 {
     syncws_decoder *decoder = at->decoder;
-    uint8_t *start = decoder->buffer + decoder->buffer_length;
+    uint8_t *start;
     int last;
 
     if (length == 0)
         return GO_ON;
+    start = decoder->buffer + decoder->buffer_length;
     if (convert(decoder, start, start, length) != GO_ON)
         return STOP_FAILED;
     decoder->buffer_length += length;

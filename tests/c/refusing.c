@@ -1,0 +1,14 @@
+/* realloc() that can be told to fail; the linker puts it before the real one. */
+#include "refusing.h"
+
+int refuse_from = -1;
+
+void *__real_realloc(void *memory, size_t size);
+void *__wrap_realloc(void *memory, size_t size);
+
+void *__wrap_realloc(void *memory, size_t size)
+{
+    if (refuse_from >= 0 && refuse_from-- == 0)
+        return NULL;
+    return __real_realloc(memory, size);
+}
