@@ -1,0 +1,125 @@
+"""Conversations with headless Chromium: a page has them, and reports through syncws."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import syncws
+
+from .conftest import Security
+from .conversation import PATIENCE, address, server
+
+HERE = Path(__file__).parent
+OPTIONS = [
+    "--headless",
+    # Tests may run as root, in containers: there its sandbox does not work.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    # It talks to this machine only.
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-default-browser-check",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+]
+
+
+class Page(SimpleHTTPRequestHandler):
+    """Serves the directory of the page without writing a log."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def web_server() -> Iterator[str]:
+    """Serves the page: a page in a file has no origin that a server could trust."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Page, directory=HERE)) as running:
+        serving = threading.Thread(target=running.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_port}"
+        finally:
+            running.shutdown()
+            serving.join()
+
+
+@contextlib.contextmanager
+def chromium(url: str, profile: Path, *options: str) -> Iterator[None]:
+    """Has Chromium show a page for the time of the block; ends it with all its processes."""
+    log = profile / "log"
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            ["chromium", *OPTIONS, f"--user-data-dir={profile}", *options, url],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield
+    except queue.Empty:
+        pytest.fail(f"Chromium did not report:\n{log.read_text(errors='replace')[-4000:]}")
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+
+
+def trusting(certificate: Path) -> str:
+    """The option that has Chromium accept this certificate and no other unknown one."""
+    leaf = x509.load_pem_x509_certificate(certificate.read_bytes())
+    key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    digest = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    return f"--ignore-certificate-errors-spki-list={digest}"
+
+
+def report_of_page(security: Security, profile: Path, *, refused: bool = False) -> str:
+    """Serves the conversation to the page and returns what it reports."""
+    reports: queue.Queue[str] = queue.Queue()
+
+    def take_report(connection: syncws.Connection) -> None:
+        reports.put(connection.recv(PATIENCE, decode=True))
+
+    with (
+        web_server() as site,
+        server(security.server, origins=None if refused else [site]) as conversation,
+        syncws.serve(take_report, "127.0.0.1", 0, ssl=security.server, origins=[site]) as told,
+    ):
+        task = {"of": conversation, "to": address(told.address[1], security.server)}
+        if refused:
+            task["refused"] = ""
+        options = [] if security.certificate is None else [trusting(security.certificate)]
+        with chromium(f"{site}/chromium.html#{urlencode(task)}", profile, *options):
+            return reports.get(timeout=PATIENCE)
+
+
+@pytest.mark.timeout(3 * PATIENCE)
+def test_chromium_as_client(security: Security, tmp_path: Path) -> None:
+    """Whatever the page checks is as it should be."""
+    assert report_of_page(security, tmp_path) == ""
+
+
+@pytest.mark.timeout(3 * PATIENCE)
+def test_chromium_on_a_page_of_another_site(security: Security, tmp_path: Path) -> None:
+    """A server that names no origins wants pages of its own host only."""
+    assert report_of_page(security, tmp_path, refused=True) == ""

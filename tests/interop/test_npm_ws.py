@@ -1,0 +1,44 @@
+"""Conversations with npm's ws, the WebSocket library of most programs on Node.js."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from .conftest import Security
+from .conversation import PATIENCE, address, converse, server
+
+HERE = Path(__file__).parent
+
+
+def test_npm_ws_as_client(security: Security) -> None:
+    """Its client finds everything it checks in syncws's server."""
+    with server(security.server) as url:
+        command = ["node", str(HERE / "npm_ws_client.mjs"), url]
+        if security.authority is not None:
+            command.append(str(security.authority))
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout == "the conversation is over\n"
+
+
+def test_npm_ws_as_server(security: Security) -> None:
+    """syncws's client finds everything it checks in its server."""
+    command = ["node", str(HERE / "npm_ws_server.mjs")]
+    if security.certificate is not None:
+        command += [str(security.certificate), str(security.key)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdin is not None and running.stdout is not None
+        try:
+            port = running.stdout.readline().strip()
+            assert port, "the server of ws did not start"
+            converse(address(int(port), security.client), security.client)
+            assert running.poll() is None
+            running.stdin.close()
+            assert running.wait(PATIENCE) == 0
+        finally:
+            running.kill()
