@@ -153,9 +153,11 @@ class Connection:
         self._pop = self._channel.inbound.popleft
 
     def __del__(self) -> None:
-        # The collector may run this inside any locked section of this thread: no lock.
+        # The collector may run this inside any locked section of this thread: no lock. And in
+        # a cycle of garbage it may have freed the C state already; what the reader still
+        # holds is no garbage.
         channel = getattr(self, "_channel", None)
-        if channel is not None and not channel.gone:
+        if channel is not None and channel.reader.holds(channel) and not channel.gone:
             channel.abandoned = True
             lib.syncws_list(channel.c, 1)
 
@@ -281,12 +283,11 @@ class Connection:
         scratch = thread_scratch()
         try:
             code = _receive(self._c, scratch, milliseconds)
-            if code == _GOT_TEXT:
-                text = _unpack(scratch.data, scratch.length).decode() if scratch.length else ""
-                scratch.unclaimed = 0
-                return text
-            if code == _GOT_BINARY:
+            if code == _GOT_TEXT or code == _GOT_BINARY:
                 data = _unpack(scratch.data, scratch.length) if scratch.length else b""
+                if code == _GOT_TEXT:
+                    data = data.decode()
+                # Nothing is called between here and the caller: no signal handler runs.
                 scratch.unclaimed = 0
                 return data
             return channel.receive(code, scratch, deadline)

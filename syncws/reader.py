@@ -207,6 +207,10 @@ class Reader:
         """Lets go of ``channel``."""
         self._attached.pop(channel.token, None)
 
+    def holds(self, channel: Attached) -> bool:
+        """Whether ``channel`` is attached, and its thread keeps it from the collector."""
+        return not self.closed and self._attached.get(channel.token) is channel
+
     def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
         """Runs ``function`` in the reader thread; never user code, it must not wait."""
         self._calls.append((function, arguments))
