@@ -279,7 +279,7 @@ def test_d8_a_slow_peer_keeps_nobody_waiting(audience: Audience) -> None:
     sent = 0
     deadline = time.monotonic() + PATIENCE
     while not skipped and time.monotonic() < deadline:
-        wait_until(lambda: received[0] >= (sent - 5) * frame)
+        wait_until(lambda enough=(sent - 5) * frame: received[0] >= enough)
         skipped = broadcast(audience.server.connections, b"x" * 60_000)
         sent += 1
     [connection] = skipped
