@@ -391,8 +391,12 @@ static int is_single(const syncws_channel *channel, const syncws_scratch *scratc
 }
 
 int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
+    if (channel->external)
+        return SYNCWS_EXTERNAL;
     if (scratch->unclaimed)
         return SYNCWS_SCRATCH_BUSY;
+    if (scratch->slice_ms > 0 && (timeout_ms < 0 || timeout_ms > scratch->slice_ms))
+        timeout_ms = scratch->slice_ms;
     pthread_mutex_lock(&channel->mutex);
     int result = take_locked(channel, SYNCWS_TAKE_MESSAGE);
     pthread_mutex_unlock(&channel->mutex);

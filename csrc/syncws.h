@@ -127,6 +127,7 @@ typedef struct {
     uint64_t length;
     int64_t code;            /* syncws_receive(), syncws_send(): their result again */
     int32_t error_number;    /* errno of a failed system call */
+    int32_t slice_ms;        /* longest single wait of syncws_receive(); 0: no limit */
 } syncws_scratch;
 
 typedef struct {
@@ -252,7 +253,8 @@ enum syncws_result {
     SYNCWS_CLOSED = 19,     /* of a send: a close frame was sent, or the channel is gone */
     SYNCWS_WRITE_FAILED = 20, /* of a send: scratch->error_number */
     SYNCWS_LARGE = 21,      /* of a send: use syncws_frame_begin() */
-    SYNCWS_NOT_ARMED = 22   /* of an event: stale, to be ignored */
+    SYNCWS_NOT_ARMED = 22,  /* of an event: stale, to be ignored */
+    SYNCWS_EXTERNAL = 23    /* Python moves the bytes of this channel */
 };
 
 enum syncws_flag {

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple, Self
 
 from .channel import Channel, Pending
 from .exceptions import ConnectionClosed, ConnectionClosedOK
-from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_scratch
+from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_local, thread_scratch
 from .http11 import Request, Response
 from .options import Options, check_timeout
-from .output import is_main_thread
 from .protocol import State
 from .reader import Reader
 from .transport import Buffer, Transport, remaining
@@ -122,6 +121,7 @@ class Connection:
         "_c",
         "_channel",
         "_id",
+        "_inbound",
         "_pop",
         "handler_data",
         "logger",
@@ -150,7 +150,8 @@ class Connection:
         self.subprotocol = subprotocol
         self._channel = Channel(transport, side, reader, options, early_data)
         self._c = self._channel.c
-        self._pop = self._channel.inbound.popleft
+        self._inbound = self._channel.inbound
+        self._pop = self._inbound.popleft
 
     def __del__(self) -> None:
         # The collector may run this inside any locked section of this thread: no lock. And in
@@ -266,21 +267,21 @@ class Connection:
         """
         if decode is not None:
             return _converted(self.recv(timeout), decode)
-        try:
-            return self._pop()
-        except IndexError:
-            pass
+        if self._inbound:
+            try:
+                return self._pop()
+            except IndexError:
+                pass  # another thread was faster
         deadline = None
         milliseconds = -1
         if timeout is not None:
             deadline = check_timeout(timeout)
-            milliseconds = min(int(timeout * 1000), 200 if is_main_thread() else 3_600_000)
-        elif is_main_thread():
-            milliseconds = 200
+            milliseconds = min(int(timeout * 1000), 3_600_000)
         channel = self._channel
-        if channel.transport.external or channel.streaming:
-            return channel.receive(lib.SYNCWS_QUEUED, None, deadline)
-        scratch = thread_scratch()
+        try:
+            scratch = thread_local.scratch
+        except AttributeError:
+            scratch = thread_scratch()
         try:
             code = _receive(self._c, scratch, milliseconds)
             if code == _GOT_TEXT or code == _GOT_BINARY:
@@ -401,7 +402,11 @@ class Connection:
         if text is not None:
             first_byte = _FIN_TEXT if text else _FIN_BINARY
         deadline = None if timeout is None else check_timeout(timeout)
-        result = _send(self._c, thread_scratch(), first_byte, data, len(data))
+        try:
+            scratch = thread_local.scratch
+        except AttributeError:
+            scratch = thread_scratch()
+        result = _send(self._c, scratch, first_byte, data, len(data))
         if result:
             self._channel.send_slowly(result, first_byte, data, deadline)
 

@@ -171,7 +171,10 @@ class Record(NamedTuple):
 
 
 _new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
-_local = threading.local()
+# `scratch`: the working memory of each thread; see thread_scratch().
+thread_local = threading.local()
+# Waits of the main thread are cut into slices of this length.
+MAIN_THREAD_SLICE_MS = 200
 
 
 def new_scratch() -> Any:
@@ -184,16 +187,19 @@ def new_scratch() -> Any:
 def thread_scratch() -> Any:
     """The calling thread's working memory, made on its first call."""
     try:
-        return _local.scratch
+        return thread_local.scratch
     except AttributeError:
-        scratch = _local.scratch = new_scratch()
+        scratch = new_scratch()
+        if threading.current_thread() is threading.main_thread():
+            # A signal that arrives just before poll() is otherwise handled at its end only.
+            scratch.slice_ms = MAIN_THREAD_SLICE_MS
+        thread_local.scratch = scratch
         return scratch
 
 
 def forget_thread_scratch() -> None:
     """After fork: the child must not repeat its parent's masking keys (RFC 6455 10.3)."""
-    global _local
-    _local = threading.local()
+    thread_local.__dict__.clear()
 
 
 def read_records(scratch: Any) -> Iterator[Record]:

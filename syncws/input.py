@@ -50,6 +50,15 @@ _OWNED = frozenset(
 )
 
 
+def take_single(scratch: Any) -> str | bytes:
+    """The message that ``syncws_receive()`` left in ``scratch``."""
+    data = ffi.unpack(scratch.data, scratch.length) if scratch.length else b""
+    message = data.decode() if scratch.code == lib.SYNCWS_GOT_TEXT else data
+    # Nothing is called from here to the caller's use of the result.
+    scratch.unclaimed = 0
+    return message
+
+
 class InputChannel(OutputChannel):
     """The reading half. All methods may be called by any thread unless they say otherwise.
 
@@ -142,7 +151,13 @@ class InputChannel(OutputChannel):
                 raise TimeoutError("timed out: no message arrived in time")
             if self.streaming:
                 raise ConcurrencyError("recv_streaming() is in the middle of a message")
-            code = self._read_once(lib.SYNCWS_TAKE_MESSAGE, wait_milliseconds(deadline))
+            milliseconds = wait_milliseconds(deadline)
+            if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.transport.external:
+                code = self._read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
+                continue
+            code = lib.syncws_receive(self.c, scratch, milliseconds)
+            if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
+                return take_single(scratch)
 
     def _raise_ended(self, code: int) -> None:
         """Raises if ``code`` says that nothing will come any more."""
@@ -160,9 +175,7 @@ class InputChannel(OutputChannel):
             lib.SYNCWS_GOT_TEXT,
             lib.SYNCWS_GOT_BINARY,
         ):
-            data = ffi.unpack(scratch.data, scratch.length) if scratch.length else b""
-            self.inbound.appendleft(data.decode() if scratch.code == lib.SYNCWS_GOT_TEXT else data)
-            scratch.unclaimed = 0
+            self.inbound.appendleft(take_single(scratch))
             lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
 
     def _read_once(self, mode: int, milliseconds: int) -> int:
