@@ -178,8 +178,9 @@ class ThreadingServer:
                 farewell=farewell if self._context is None else b"",
                 report=self._report_exhaustion,
             )
-            reader.call_soon(self._acceptor.start)
+            # First: the reader thread closes what it accepts before it is set.
             self._reader = reader
+            reader.call_soon(self._acceptor.start)
 
     def serve_forever(self) -> None:
         """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
