@@ -64,8 +64,11 @@ __all__ = [
 class _CloseFrame(Protocol):
     """What :exc:`ConnectionClosed` needs to know of :class:`syncws.frames.Close`."""
 
-    code: int
-    reason: str
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def reason(self) -> str: ...
 
 
 class WebSocketError(Exception):
