@@ -122,6 +122,12 @@ def test_response_refuses_what_cannot_be_sent(
         response.serialize()
 
 
+@pytest.mark.parametrize("status_code", [100, 599])
+def test_first_and_last_status(status_code: int) -> None:
+    response = Response(status_code, "", Headers())
+    assert response.serialize() == b"HTTP/1.1 %d \r\n\r\n" % status_code
+
+
 def message(*lines: str, body: bytes = b"") -> bytes:
     return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1") + body
 
@@ -219,6 +225,7 @@ BAD_RESPONSES = [
     ("two-spaces", b"HTTP/1.1  101 x\r\n\r\n"),
     ("control-in-reason", b"HTTP/1.1 101 \x1b\r\n\r\n"),
     ("leading-CRLF", b"\r\nHTTP/1.1 101 x\r\n\r\n"),
+    ("leading-LF", b"\nHTTP/1.1 101 x\r\n\r\n"),
     ("bare-LF", b"HTTP/1.1 101 x\n\n"),
     ("bare-CR", b"HTTP/1.1 101 x\r\nA: b\rc\r\n\r\n"),
     ("fold", b"HTTP/1.1 101 x\r\nA: b\r\n c\r\n\r\n"),

@@ -10,7 +10,14 @@ import pytest
 from feeding import only_outcome, outcome
 
 from syncws.exceptions import SecurityError
-from syncws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, MAX_LINE_SIZE, RequestParser, ResponseParser
+from syncws.http11 import (
+    MAX_BODY_SIZE,
+    MAX_HEAD_SIZE,
+    MAX_HEADERS,
+    MAX_LINE_SIZE,
+    RequestParser,
+    ResponseParser,
+)
 
 Parser = type[RequestParser] | type[ResponseParser]
 SIDES: list[tuple[Parser, bytes]] = [
@@ -29,6 +36,11 @@ def verdict(parser: Parser, data: bytes) -> int:
     assert (kind, details[0]) == ("error", SecurityError)
     status_code: int = details[1]
     return status_code
+
+
+def test_limits_are_the_documented_ones() -> None:
+    assert (MAX_LINE_SIZE, MAX_HEADERS) == (8 << 10, 128)
+    assert (MAX_HEAD_SIZE, MAX_BODY_SIZE) == (64 << 10, 1 << 20)
 
 
 @each_excess
