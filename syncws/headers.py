@@ -137,9 +137,21 @@ class Headers(MutableMapping[str, str]):
         Args:
             name: In any case.
         """
-        prefix = name.lower() + ": "
-        size = len(prefix)
-        return [line[size:] for line in self._lines() if line[:size].lower() == prefix]
+        if ":" in name:  # would be found across the end of a name
+            return []
+        # One search in the whole text: no line is taken apart that is not asked for. Lower
+        # case has as many characters, for ISO-8859-1 has no exception to it.
+        text = f"\r\n{self._text}"
+        lowered = text.lower()
+        wanted = f"\r\n{name.lower()}: "
+        values = []
+        found = lowered.find(wanted)
+        while found >= 0:
+            start = found + len(wanted)
+            found = text.index("\r\n", start)
+            values.append(text[start:found])
+            found = lowered.find(wanted, found)
+        return values
 
     def raw_items(self) -> Iterator[tuple[str, str]]:
         """Yields ``(name, value)`` for each header, as they were written."""

@@ -33,6 +33,17 @@ def test_lookup_ignores_case_and_keeps_order() -> None:
     assert headers.serialize() == b"Host: h\r\nAccept: a\r\nX-Empty: \r\nACCEPT: b: c\r\n\r\n"
 
 
+def test_lookup_compares_whole_names_and_never_looks_into_values() -> None:
+    headers = Headers(
+        [("X-Host", "Host: no"), ("Hos", "t: no"), ("Latin", "\xc4\xb5\xdf\xff"), ("B", "c")]
+    )
+    for name in ("Host", "Hos: t", "no", "", "ost", "X-Hos"):
+        assert headers.get_all(name) == []
+    # Lower case of these has as many characters, so that what is behind them is found.
+    assert headers["b"] == "c"
+    assert all(len(chr(code).lower()) == 1 for code in range(256))
+
+
 def test_missing_and_repeated_values() -> None:
     headers = Headers(SAMPLE)
     with pytest.raises(KeyError, match="missing"):

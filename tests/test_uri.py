@@ -205,6 +205,20 @@ def test_f9c_no_secret_in_the_exception(uri: str) -> None:
     assert "s3" not in " ".join(shown)
 
 
+def test_the_exception_shows_what_is_no_secret() -> None:
+    for uri, shown in (
+        ("ws://h:0/path", "ws://h:0/path"),
+        ("ws://user:pass@h:0/path?token=a@b", "ws://h:0/path"),
+        ("ws://h:0/path?token=a@b", "ws://h:0/path"),
+        ("ws://h:0?token=ab", "ws://h:0"),
+        ("example.com/path", "example.com/path"),
+    ):
+        with pytest.raises(InvalidURI) as caught:
+            parse_uri(uri)
+        assert caught.value.uri == shown
+        assert repr(shown) in str(caught.value)
+
+
 def test_f9c_no_secret_in_the_repr() -> None:
     parsed = parse_uri("wss://user:s3cret@h:1/path?token=s3cret")
     assert repr(parsed) == "<WebSocketURI wss://***@h:1/path?***>"
