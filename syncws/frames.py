@@ -236,8 +236,11 @@ def read_records(scratch: Any) -> Iterator[Record]:
 
 def failure_error(decoder: Any) -> ProtocolError:
     """The exception for a decoder's sticky failure."""
-    error, text = _FAILURES[decoder.failure]
-    return error(text)
+    kind, text = _FAILURES[decoder.failure]
+    error = kind(text)
+    if decoder.failure == lib.SYNCWS_NO_MEMORY:
+        error.close_code = CloseCode.INTERNAL_ERROR  # ours, not the peer's
+    return error
 
 
 _FAILURES: dict[int, tuple[type[ProtocolError], str]] = {

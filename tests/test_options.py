@@ -1,0 +1,88 @@
+"""The options of a connection: defaults, limits, and errors that name the option."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from syncws.options import Options, check_seconds, check_timeout
+
+SECONDS = ["ping_interval", "ping_timeout", "close_timeout"]
+SIZES = ["max_size", "max_frame_size", "max_fragments", "max_queue", "write_limit"]
+
+
+def test_defaults() -> None:
+    options = Options()
+    assert options.max_frame_size == 16 * 2**20
+    assert options.max_size == 64 * 2**20
+    assert options.max_fragments == 128
+    assert (options.ping_interval, options.ping_timeout, options.close_timeout) == (20, 20, 10)
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [0, -1, -0.5, math.nan])
+def test_seconds_must_be_positive(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        Options(**{name: value})
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", ["1", True, b"", [1]])
+def test_seconds_must_be_numbers(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        Options(**{name: value})  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", [0, -1])
+def test_sizes_must_be_positive(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=name):
+        Options(**{name: value})
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", ["1", True, 1.5])
+def test_sizes_must_be_integers(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        Options(**{name: value})  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("name", SECONDS + SIZES[:-1])
+def test_none_lifts_a_limit(name: str) -> None:
+    assert getattr(Options(**{name: None}), name) is None
+
+
+def test_memory_for_output_must_have_a_bound() -> None:
+    with pytest.raises(TypeError, match="write_limit"):
+        Options(write_limit=None)  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_fractions_of_a_second_are_welcome(name: str) -> None:
+    assert getattr(Options(**{name: 0.25}), name) == 0.25
+
+
+def test_check_seconds_accepts_none() -> None:
+    check_seconds("anything", None)
+
+
+def test_check_timeout_gives_a_monotonic_deadline() -> None:
+    before = time.monotonic()
+    deadline = check_timeout(5)
+    assert deadline is not None
+    assert before + 5 <= deadline <= time.monotonic() + 5
+    assert check_timeout(None) is None
+
+
+@pytest.mark.parametrize("timeout", ["1", True, None.__class__])
+def test_check_timeout_refuses_other_types(timeout: object) -> None:
+    with pytest.raises(TypeError, match="timeout must be a number"):
+        check_timeout(timeout)  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan])
+def test_check_timeout_refuses_negative_numbers(timeout: float) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        check_timeout(timeout)
