@@ -24,7 +24,7 @@ enum {
 /* A thread is known by the address of its own copy of this. */
 static _Thread_local char thread_mark;
 
-static uintptr_t this_thread(void) { return (uintptr_t)&thread_mark; }
+uintptr_t syncws_this_thread(void) { return (uintptr_t)&thread_mark; }
 
 syncws_channel *syncws_channel_new(syncws_mailbox *mailbox, uint64_t token, int descriptor,
                                    int side, int external, size_t high_water) {
@@ -73,7 +73,7 @@ static int flags_locked(const syncws_channel *channel) {
 
 /* With the mutex held. */
 static int take_locked(syncws_channel *channel, int mode) {
-    if (channel->owner == this_thread())
+    if (channel->owner == syncws_this_thread())
         return SYNCWS_OWN;
     if (mode == SYNCWS_TAKE_MESSAGE && (channel->flags & SYNCWS_FLAG_QUEUED))
         return SYNCWS_QUEUED;
@@ -89,7 +89,7 @@ static int take_locked(syncws_channel *channel, int mode) {
     if (mode == SYNCWS_TAKE_MESSAGE)
         channel->flags &= ~(unsigned)SYNCWS_FLAG_HANDED;
     channel->flags &= ~(unsigned)(SYNCWS_FLAG_ARMED | SYNCWS_FLAG_PAUSED);
-    channel->owner = this_thread();
+    channel->owner = syncws_this_thread();
     return SYNCWS_OK;
 }
 
@@ -114,7 +114,7 @@ int syncws_take(syncws_channel *channel, int mode) {
 
 int syncws_leave(syncws_channel *channel, int flags) {
     pthread_mutex_lock(&channel->mutex);
-    if (channel->owner == this_thread())
+    if (channel->owner == syncws_this_thread())
         leave_locked(channel, (unsigned)flags);
     int result = flags_locked(channel);
     pthread_mutex_unlock(&channel->mutex);
@@ -123,7 +123,7 @@ int syncws_leave(syncws_channel *channel, int flags) {
 
 int syncws_is_mine(syncws_channel *channel) {
     pthread_mutex_lock(&channel->mutex);
-    int result = channel->owner == this_thread();
+    int result = channel->owner == syncws_this_thread();
     pthread_mutex_unlock(&channel->mutex);
     return result;
 }
@@ -252,6 +252,7 @@ void syncws_channel_after_fork(syncws_channel *channel) {
     channel->owner = 0;
     channel->users = 0;
     channel->followers = 0;
+    channel->output.writer = 0;
 }
 
 uint64_t syncws_received(syncws_channel *channel) {

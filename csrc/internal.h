@@ -16,14 +16,24 @@ struct syncws_slot {
     uint8_t payload[125];
 };
 
+/* While it is not NONE, no other data frame may start. */
+enum syncws_progress {
+    SYNCWS_PROGRESS_NONE = 0,
+    SYNCWS_PROGRESS_OPEN = 1,  /* nothing of it is queued yet */
+    SYNCWS_PROGRESS_BEGUN = 2, /* a frame is, and not its last one */
+    SYNCWS_PROGRESS_LAST = 3   /* its last frame is begun */
+};
+
 struct syncws_output {
+    uintptr_t writer;   /* the thread in the middle of a message in several steps */
     uint8_t *data;      /* malloc'd; bytes [start, end) wait for the socket */
     size_t start, end, capacity;
     size_t high_water;  /* bytes; above it senders wait */
     uint64_t frame_left; /* payload bytes of the frame begun with frame_begin */
     uint64_t frame_phase;
     uint8_t key[4];
-    uint8_t message_open; /* a message in several steps: no other data frame may start */
+    uint8_t message;      /* enum syncws_progress, of a message in several steps */
+    uint8_t cut;          /* such a message was left unfinished: no data frame may follow */
     uint8_t closing;      /* a close frame was asked for: no data, pings or pongs after it */
     uint8_t refused;      /* the socket refused bytes since it last accepted some */
     int error;            /* errno of the write that failed; nothing is written any more */
@@ -53,6 +63,8 @@ struct syncws_channel {
     syncws_decoder decoder;
 };
 
+/* A number that no other thread has while the calling one lives. */
+uintptr_t syncws_this_thread(void);
 void syncws_mailbox_retain(syncws_mailbox *mailbox);
 void syncws_mailbox_drop(syncws_mailbox *mailbox, syncws_channel *channel);
 void syncws_mailbox_push(syncws_mailbox *mailbox, syncws_channel *channel, int urgent);

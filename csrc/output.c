@@ -211,9 +211,9 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
     int result = state(channel, scratch);
     if (result != SYNCWS_OK)
         return result;
-    if (output->closing)
+    if (output->closing || output->cut)
         return SYNCWS_CLOSED;
-    if (output->message_open)
+    if (output->message != SYNCWS_PROGRESS_NONE)
         return SYNCWS_UNFINISHED;
     if (length > PIECE)
         return SYNCWS_LARGE;
@@ -308,20 +308,55 @@ int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte
 /* ---------------------------------------------------- messages in steps -- */
 
 int syncws_message_open(syncws_channel *channel) {
+    struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
-    int result = channel->output.closing        ? SYNCWS_CLOSED
-                 : channel->output.message_open ? SYNCWS_UNFINISHED
-                                                : SYNCWS_OK;
-    if (result == SYNCWS_OK)
-        channel->output.message_open = 1;
+    int result = output->closing || output->cut            ? SYNCWS_CLOSED
+                 : output->message != SYNCWS_PROGRESS_NONE ? SYNCWS_UNFINISHED
+                                                           : SYNCWS_OK;
+    if (result == SYNCWS_OK) {
+        output->message = SYNCWS_PROGRESS_OPEN;
+        output->writer = syncws_this_thread();
+    }
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }
 
+/* Whether the message under way could not be left as it is. */
+static int is_unfinished(const struct syncws_output *output) {
+    return output->message == SYNCWS_PROGRESS_BEGUN ||
+           (output->message == SYNCWS_PROGRESS_LAST && output->frame_left > 0);
+}
+
 void syncws_message_close(syncws_channel *channel) {
+    struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
-    channel->output.message_open = 0;
+    if (output->message != SYNCWS_PROGRESS_NONE && output->writer == syncws_this_thread()) {
+        if (is_unfinished(output)) {
+            output->cut = 1;
+            syncws_list(channel, 1); /* the reader thread fails the connection */
+        }
+        output->message = SYNCWS_PROGRESS_NONE;
+        output->writer = 0;
+    }
     pthread_mutex_unlock(&channel->write_mutex);
+}
+
+int syncws_message_is_mine(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = channel->output.writer == syncws_this_thread();
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+int syncws_message_cut(syncws_channel *channel) {
+    const struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    int cut = output->cut || (output->writer == syncws_this_thread() && is_unfinished(output));
+    int result = !cut                     ? SYNCWS_NOT_CUT
+                 : output->frame_left > 0 ? SYNCWS_CUT_IN_FRAME
+                                          : SYNCWS_CUT_BETWEEN_FRAMES;
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
 }
 
 static int frame_begin_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
@@ -345,6 +380,8 @@ static int frame_begin_locked(syncws_channel *channel, syncws_scratch *scratch, 
         return fail(channel, scratch, ENOMEM);
     output->frame_left = length;
     output->frame_phase = 0;
+    if (output->message != SYNCWS_PROGRESS_NONE)
+        output->message = first_byte & 0x80 ? SYNCWS_PROGRESS_LAST : SYNCWS_PROGRESS_BEGUN;
     /* The header leaves together with the first payload bytes. */
     return length > 0 ? SYNCWS_OK : flush_locked(channel, scratch);
 }

@@ -346,9 +346,16 @@ int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int op
 /* The close frame: the last one. */
 int syncws_send_close(syncws_channel *channel, syncws_scratch *scratch, const char *data,
                       size_t length);
-/* A message in several steps: open, one or more frames, close. */
+/* A message in several steps: open, one or more frames, close.  Closing does nothing for a
+ * thread that has not opened one; an unfinished message lets no data frame follow it, and
+ * the reader thread is told. */
 int syncws_message_open(syncws_channel *channel);
 void syncws_message_close(syncws_channel *channel);
+/* 1 if the calling thread is in the middle of such a message. */
+int syncws_message_is_mine(syncws_channel *channel);
+enum syncws_cut { SYNCWS_NOT_CUT = 0, SYNCWS_CUT_BETWEEN_FRAMES = 1, SYNCWS_CUT_IN_FRAME = 2 };
+/* Whether a message was left unfinished, or would be if the calling thread stopped now. */
+int syncws_message_cut(syncws_channel *channel);
 int syncws_frame_begin(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                        uint64_t length);
 /* Takes what it can of the frame's payload; syncws_frame_left() says how much is still to

@@ -281,6 +281,8 @@ class Channel(InputChannel):
             if lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_CLOSED:
                 self._forget()
             return
+        if lib.syncws_message_cut(self.c) and self.closing.state is State.OPEN:
+            self.give_up_message(None)
         if self._draining:
             return self._drain()
         if self.end is not None and not self._finished:

@@ -20,7 +20,7 @@ from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectio
 from .frames import CloseCode, Opcode, Side, ffi, lib, limit, thread_scratch
 from .options import Options
 from .protocol import ClosingHandshake
-from .reader import Reader, new_token
+from .reader import Reader, new_token, wait_for_exit
 from .transport import Transport, remaining
 
 __all__ = ["OutputChannel", "wait_milliseconds"]
@@ -69,9 +69,7 @@ class OutputChannel:
     __slots__ = (
         "__weakref__",
         "_condition",
-        "_message_begun",
         "_moving",
-        "_send_owner",
         "c",
         "closing",
         "forked",
@@ -111,10 +109,6 @@ class OutputChannel:
         self.state_lock = threading.RLock()
         # Orders messages that take several steps; may be held while waiting.
         self.send_lock = threading.RLock()
-        # The thread inside such a message: a signal handler in it must not wait for it.
-        self._send_owner = 0
-        # Whether a byte of that message was queued; guarded by send_lock.
-        self._message_begun = False
         self.closing = ClosingHandshake()
         # Set while a thread is inside a transport's method, for signal handlers in it.
         self._moving = False
@@ -123,7 +117,7 @@ class OutputChannel:
         # Events of wait(): set whenever something happened.
         self.listeners: tuple[threading.Event, ...] = ()
         # Threads that wait for room: while there are any, reading goes on.
-        self.senders = 0
+        self.senders: set[int] = set()
         self.write_error: OSError | None = None
         self.forked = False
 
@@ -181,7 +175,7 @@ class OutputChannel:
         """
         return bool(
             self._moving
-            or self._send_owner == threading.get_ident()
+            or lib.syncws_message_is_mine(self.c)
             or lib.syncws_is_mine(self.c)
         )
 
@@ -194,6 +188,7 @@ class OutputChannel:
 
     def exception(self) -> Exception:
         """What a call on this connection raises now that it is closed."""
+        wait_for_exit()
         if self.forked:
             return ForkedConnectionError(None, None)
         return self.closing.exception()
@@ -309,7 +304,7 @@ class OutputChannel:
             result = lib.syncws_send(self.c, thread_scratch(), first_byte, data, len(data))
 
     def _wait_for_other_message(self, deadline: float | None) -> None:
-        if self._send_owner == threading.get_ident():
+        if lib.syncws_message_is_mine(self.c):
             raise ConcurrencyError("this thread is in the middle of sending another message")
         lock = self.send_lock
         try:
@@ -339,14 +334,13 @@ class OutputChannel:
             raise TimeoutError(
                 f"timed out: the peer does not take data (write_limit); {consequence}"
             )
-        with self.state_lock:
-            self.senders += 1
+        thread = threading.get_ident()
         try:
+            self.senders.add(thread)
             self.resume_reading()
             lib.syncws_wait_writable(self.c, wait_milliseconds(deadline))
         finally:
-            with self.state_lock:
-                self.senders -= 1
+            self.senders.discard(thread)
         self.flush()
 
     def resume_reading(self) -> None:
@@ -359,38 +353,40 @@ class OutputChannel:
             TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`send_slowly`. Once
                 a byte of the message has left, a timeout fails the connection.
         """
-        if self._send_owner == threading.get_ident():
+        if lib.syncws_message_is_mine(self.c):
             raise ConcurrencyError("this thread is in the middle of sending another message")
-        opened = False
         try:
-            self._acquire(deadline)
-            self._send_owner = threading.get_ident()
-            self._message_begun = False
-            result = lib.syncws_message_open(self.c)
-            if result != lib.SYNCWS_OK:
-                self.raise_closed(result, deadline)
-            opened = True
-            for first_byte, data in frames:
-                self._send_frame(first_byte, data, deadline)
-        except BaseException as error:
-            if opened and self._message_begun and not self.gone:
-                self._give_up_message(error)
-            raise
-        finally:
-            if opened:
+            try:
+                self._acquire(deadline)
+                result = lib.syncws_message_open(self.c)
+                if result != lib.SYNCWS_OK:
+                    self.raise_closed(result, deadline)
+                for first_byte, data in frames:
+                    self._send_frame(first_byte, data, deadline)
+            except BaseException as error:
+                self.give_up_message(error)
+                raise
+            finally:
+                # The first call after an exception, so that no second one comes before it.
                 lib.syncws_message_close(self.c)
-            if self._send_owner == threading.get_ident():
-                self._send_owner = 0
+        finally:
             try:
                 self.send_lock.release()
             except RuntimeError:
                 pass  # never acquired
 
-    def _give_up_message(self, error: BaseException) -> None:
-        """A message cannot be finished, so nothing can follow it (RFC 6455 section 5.4)."""
-        if lib.syncws_frame_left(self.c):
+    def give_up_message(self, error: BaseException | None) -> None:
+        """If a message cannot be finished, nothing can follow it (RFC 6455 section 5.4).
+
+        Called by who was sending it, and by the reader thread if that one was interrupted.
+        """
+        cut = lib.syncws_message_cut(self.c)
+        if cut == lib.SYNCWS_NOT_CUT or self.gone:
+            return
+        if cut == lib.SYNCWS_CUT_IN_FRAME:
             self.abort(error, "a message was cut in the middle")
         else:
+            error = InterruptedError("a message was cut in the middle") if error is None else error
             self.fail(error, CloseCode.INTERNAL_ERROR, "error in fragmented message")
 
     def fail(self, error: BaseException, code: int, reason: str) -> None:
@@ -404,7 +400,6 @@ class OutputChannel:
         result = lib.syncws_frame_begin(self.c, thread_scratch(), first_byte, size)
         if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
             self.raise_closed(result, deadline)
-        self._message_begun = True
         pointer = ffi.from_buffer("char[]", data)
         while left := lib.syncws_frame_left(self.c):
             result = lib.syncws_frame_write(self.c, thread_scratch(), pointer + (size - left), left)
@@ -418,7 +413,7 @@ class OutputChannel:
         self.settle(self.flush())
 
     def _consequence(self) -> str:
-        if self._message_begun:
+        if lib.syncws_message_cut(self.c):
             return "the message was cut, so the connection is closed"
         return "the connection can still be used"
 

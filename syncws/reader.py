@@ -401,7 +401,23 @@ def _after_fork_in_child() -> None:
         reader.after_fork()
 
 
+# Set when the interpreter exits.
+_exiting = False
+
+
+def wait_for_exit() -> None:
+    """Never returns in a daemon thread while the interpreter exits.
+
+    The connections are closed under such a thread. An exception would only print a
+    traceback into the exit; the interpreter stops the thread within moments.
+    """
+    while _exiting and threading.current_thread() is not threading.main_thread():
+        time.sleep(1)
+
+
 def _at_exit() -> None:
+    global _exiting
+    _exiting = True
     for reader in list(_readers):
         reader.leave_at_exit()
 
