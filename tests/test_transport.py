@@ -101,9 +101,7 @@ def test_send_before_and_receive_before_move_everything() -> None:
     with connected() as (ours, theirs):
         sender, receiver = Transport(ours), Transport(theirs)
         data = os.urandom(4 * 2**20)
-        thread = threading.Thread(
-            target=sender.send_before, args=(data, time.monotonic() + BOUND)
-        )
+        thread = threading.Thread(target=sender.send_before, args=(data, time.monotonic() + BOUND))
         thread.start()
         assert read_all(receiver, len(data)) == data
         thread.join(BOUND)
