@@ -230,6 +230,10 @@ class Reader:
         """To be called before ``descriptor`` is closed."""
         self._poller.forget(descriptor)
 
+    def is_idle(self) -> bool:
+        """Whether there is no connection to look after."""
+        return not self._attached
+
     def in_thread(self) -> bool:
         """Whether the caller is the reader thread."""
         return threading.current_thread() is self._thread

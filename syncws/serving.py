@@ -44,6 +44,7 @@ GRACE = 0.5
 LAST_FAREWELL_TIME = 0.25
 # In the main thread a signal that arrives just before a wait begins is seen at its end.
 _SLICE = 0.2
+_MOMENT = 0.002
 
 
 class StuckHandler(NamedTuple):
@@ -370,7 +371,10 @@ class ThreadingServer:
                 if session.thread is threading.current_thread():
                     connection.wait_closed(max(deadline - time.monotonic(), 0.0))
                 connection.abort("the server was shut down")
-        self._wait(time.monotonic() + GRACE)
+        deadline = time.monotonic() + GRACE
+        self._wait(deadline)
+        while not reader.is_idle() and not reader.closed and time.monotonic() < deadline:
+            time.sleep(_MOMENT)  # the reader thread closes the last descriptors
         reader.close()
         if self._acceptor is not None:
             self._acceptor.close()
