@@ -388,6 +388,6 @@ class Channel(InputChannel):
         self.forked = True
         self.state_lock = threading.RLock()
         self.send_lock = threading.RLock()
-        self._condition = None
+        self.waiters.clear()
         self.closing.end()
         self.transport.sock.close()

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import codecs
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from .channel import Channel, Pending
-from .exceptions import ConnectionClosed, ConnectionClosedOK
+from .exceptions import ConnectionClosedOK
 from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_local, thread_scratch
 from .http11 import Request, Response
 from .options import Options, check_timeout
+from .output import Waiter
 from .protocol import State
 from .reader import Reader
 from .transport import Buffer, Transport, remaining
@@ -585,15 +585,11 @@ def wait(connections: Sequence[Connection], timeout: float | None = None) -> lis
         Those with something to receive, in the order given; none at the timeout.
     """
     deadline = check_timeout(timeout)
-    event = threading.Event()
     channels = [connection._channel for connection in connections]
-    for channel in channels:
-        channel.add_listener(event)
-    try:
+    with Waiter(channels) as waiter:
         for channel in channels:
             lib.syncws_list(channel.c, 1)
         while True:
-            event.clear()
             ready = [
                 connection
                 for connection in connections
@@ -604,7 +600,4 @@ def wait(connections: Sequence[Connection], timeout: float | None = None) -> lis
             left = remaining(deadline)
             if ready or left == 0.0 or not channels:
                 return ready
-            event.wait(0.2 if left is None else min(left, 0.2))
-    finally:
-        for channel in channels:
-            channel.remove_listener(event)
+            waiter.wait(left)

@@ -26,7 +26,7 @@ from .frames import (
     thread_scratch,
 )
 from .options import Options
-from .output import SLICE, OutputChannel, wait_milliseconds
+from .output import OutputChannel, Waiter, wait_milliseconds
 from .reader import Reader
 from .transport import CHUNK, Transport, remaining
 
@@ -207,7 +207,7 @@ class InputChannel(OutputChannel):
         return code
 
     def _left(self, flags: int) -> None:
-        if flags & lib.SYNCWS_FLAG_FOLLOWERS or self._condition is not None or self.listeners:
+        if self.waiters:
             self.notify()
         if flags & lib.SYNCWS_FLAG_GONE:
             self.reap()
@@ -261,12 +261,10 @@ class InputChannel(OutputChannel):
 
     def _follow(self, mode: int, deadline: float | None) -> None:
         """Waits for the owner to leave, at most one slice."""
-        left = remaining(deadline)
-        condition = self.condition()
-        with condition:
+        with Waiter((self,)) as waiter:
             if lib.syncws_follow(self.c, mode):
                 try:
-                    condition.wait(SLICE if left is None else min(left, SLICE))
+                    waiter.wait(remaining(deadline))
                 finally:
                     lib.syncws_unfollow(self.c)
 

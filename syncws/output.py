@@ -4,17 +4,22 @@ What belongs here: handing messages to the C queue, waiting for room with a dead
 moving bytes for transports that C cannot serve, waiting for something to happen, and
 ending at once. What does not: reading and the closing handshake (:mod:`.channel`).
 
-Lock order: ``send_lock``, then ``state_lock``, then the condition's own; C's mutexes are
-below all of them and never held while Python runs.
+Lock order: ``send_lock``, then ``state_lock``; C's mutexes are below both and never held
+while Python runs.
+
+Threads wait by a lock of their own (:class:`Waiter`), not by a ``threading.Condition`` or
+``Event``: a signal handler that raises inside of one of these, which are written in Python,
+leaves its inner lock held, and the next thread that notifies hangs.
 """
 
 from __future__ import annotations
 
+import collections
 import errno
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Self
 
 from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
 from .frames import CloseCode, Opcode, Side, ffi, lib, limit, thread_scratch
@@ -23,7 +28,7 @@ from .protocol import ClosingHandshake
 from .reader import Reader, new_token, wait_for_exit
 from .transport import Transport, remaining
 
-__all__ = ["OutputChannel", "wait_milliseconds"]
+__all__ = ["OutputChannel", "Waiter", "wait_milliseconds"]
 
 # Waits of the main thread are cut into slices: a signal that arrives just before poll()
 # is otherwise handled only when the wait ends. Followers use them too. In seconds.
@@ -56,6 +61,52 @@ def wait_milliseconds(deadline: float | None) -> int:
     return max(0, min(longest, int((deadline - time.monotonic()) * 1000) + 1))
 
 
+class Waiter:
+    """A thread that waits for something to happen on any of several connections.
+
+    Entering comes before looking at what is waited for, so that no news is missed.
+
+    Args:
+        channels: The connections.
+    """
+
+    __slots__ = ("_channels", "_lock")
+
+    def __init__(self, channels: Iterable[OutputChannel]) -> None:
+        self._channels = list(channels)
+        # Held but while there is news.
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        self._enlist()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            try:
+                channel.waiters.remove(self)
+            except (ValueError, IndexError):
+                pass  # woken, maybe just now
+
+    def _enlist(self) -> None:
+        for channel in self._channels:
+            if self not in channel.waiters:
+                channel.waiters.append(self)
+
+    def wait(self, timeout: float | None) -> None:
+        """Returns when something happened, at the timeout (seconds), or after a slice."""
+        if self._lock.acquire(timeout=SLICE if timeout is None else min(timeout, SLICE)):
+            self._enlist()
+
+    def wake(self) -> None:
+        """Any thread, any number of times."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # woken before
+
+
 class OutputChannel:
     """One connection, without its reading half. All methods may be called by any thread.
 
@@ -68,12 +119,10 @@ class OutputChannel:
 
     __slots__ = (
         "__weakref__",
-        "_condition",
         "_moving",
         "c",
         "closing",
         "forked",
-        "listeners",
         "options",
         "reader",
         "send_lock",
@@ -81,6 +130,7 @@ class OutputChannel:
         "state_lock",
         "token",
         "transport",
+        "waiters",
         "write_error",
     )
 
@@ -112,10 +162,8 @@ class OutputChannel:
         self.closing = ClosingHandshake()
         # Set while a thread is inside a transport's method, for signal handlers in it.
         self._moving = False
-        # Made by the first thread that waits; set once, under state_lock.
-        self._condition: threading.Condition | None = None
-        # Events of wait(): set whenever something happened.
-        self.listeners: tuple[threading.Event, ...] = ()
+        # Those of the threads that wait for something to happen here.
+        self.waiters: collections.deque[Waiter] = collections.deque()
         # Threads that wait for room: while there are any, reading goes on.
         self.senders: set[int] = set()
         self.write_error: OSError | None = None
@@ -123,49 +171,23 @@ class OutputChannel:
 
     # -- waiting ------------------------------------------------------------------
 
-    def condition(self) -> threading.Condition:
-        """The condition on which threads wait for this connection."""
-        condition = self._condition
-        if condition is None:
-            with self.state_lock:
-                condition = self._condition
-                if condition is None:
-                    condition = self._condition = threading.Condition()
-        return condition
-
     def notify(self) -> None:
         """Wakes every thread that waits for something to happen here."""
-        condition = self._condition
-        if condition is not None:
-            with condition:
-                condition.notify_all()
-        for listener in self.listeners:
-            listener.set()
-
-    def add_listener(self, event: threading.Event) -> None:
-        """``event`` is set whenever something happens here."""
-        with self.state_lock:
-            self.listeners += (event,)
-
-    def remove_listener(self, event: threading.Event) -> None:
-        """The opposite of :meth:`add_listener`."""
-        with self.state_lock:
-            listeners = list(self.listeners)
-            listeners.remove(event)
-            self.listeners = tuple(listeners)
+        waiters = self.waiters
+        while waiters:
+            try:
+                waiters.popleft().wake()
+            except IndexError:
+                return  # another thread notifies, too
 
     def wait_until(self, predicate: Callable[[], object], deadline: float | None) -> bool:
-        """Waits until ``predicate`` is true; False at the deadline.
-
-        The predicate is called with the condition held, so it takes no lock.
-        """
-        condition = self.condition()
-        with condition:
+        """Waits until ``predicate`` is true; False at the deadline."""
+        with Waiter((self,)) as waiter:
             while not predicate():
                 left = remaining(deadline)
                 if left == 0.0:
                     return False
-                condition.wait(SLICE if left is None else min(left, SLICE))
+                waiter.wait(left)
         return True
 
     def is_busy_here(self) -> bool:

@@ -285,6 +285,9 @@ class Reader:
         heapq.heappush(self._timers, (timer.when, next(self._timer_numbers), timer))
 
     def _run(self) -> None:
+        with self._start_lock:
+            if self._thread is not threading.current_thread():
+                return  # Ctrl-C came while it was started: another one is, or will be
         tokens = ffi.new("uint64_t[]", 256)
         next_tick = 0.0
         while not self.closed:
