@@ -36,7 +36,7 @@ typedef struct {
     uint8_t key[4]; /* zeros: not masked */
 } syncws_frame_header;
 
-/* Reads and judges the header in the first of `available` bytes. */
+/* Reads and judges the header in the first of `available` bytes, at least one. */
 enum syncws_failure syncws_read_header(const syncws_decoder *decoder, const uint8_t *bytes,
                                        size_t available, syncws_frame_header *header);
 

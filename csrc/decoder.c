@@ -51,7 +51,7 @@ static void free_buffer(syncws_decoder *decoder)
     decoder->buffer_capacity = 0;
 }
 
-static void free_handed_out(syncws_decoder *decoder)
+void syncws_decoder_reclaim(syncws_decoder *decoder)
 {
     free(decoder->handed_out);
     decoder->handed_out = NULL;
@@ -68,7 +68,7 @@ static void hand_out(syncws_decoder *decoder)
 void syncws_decoder_release(syncws_decoder *decoder)
 {
     free_buffer(decoder);
-    free_handed_out(decoder);
+    syncws_decoder_reclaim(decoder);
 }
 
 static void end_message(syncws_decoder *decoder)
@@ -442,7 +442,7 @@ int syncws_decode(syncws_decoder *decoder, syncws_scratch *scratch, size_t direc
     scratch->record_count = 0;
     scratch->rest = NULL;
     scratch->rest_length = 0;
-    free_handed_out(decoder);
+    syncws_decoder_reclaim(decoder);
     outcome = decoder->failure ? STOP_FAILED : decode(&at, direct);
     if (outcome == STOP_FAILED)
         return SYNCWS_FAILED;

@@ -75,8 +75,6 @@ enum syncws_failure syncws_read_header(const syncws_decoder *decoder, const uint
     uint64_t length;
 
     header->size = 0;
-    if (available < 1)
-        return SYNCWS_FAILURE_NONE;
     if ((failure = check_first_byte(decoder, bytes[0])) != SYNCWS_FAILURE_NONE)
         return failure;
     header->fin = bytes[0] >> 7;

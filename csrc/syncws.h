@@ -174,8 +174,12 @@ enum syncws_decode_result {
 
 void syncws_decoder_init(syncws_decoder *decoder, int side, uint64_t max_frame_size,
                          uint64_t max_size, uint64_t max_fragments);
-/* Frees the buffer of an unfinished message. */
+/* Frees the buffer of an unfinished message and what records point to. */
 void syncws_decoder_release(syncws_decoder *decoder);
+
+/* Frees what records with SYNCWS_IN_DECODER point to, which the next call would do
+ * otherwise: an idle connection should not keep its last big message. */
+void syncws_decoder_reclaim(syncws_decoder *decoder);
 
 /* Where payload bytes may be received directly: inside the message buffer, when
  * a large payload is under way.  Returns the room there, 0 if none. */

@@ -17,6 +17,8 @@ FAILURES = {
     for value, name in ffi.typeof("enum syncws_failure").elements.items()
 }
 
+CANARY = bytes(range(100, 164))
+
 
 def levels() -> list[int]:
     """The ISA levels that this machine has."""
@@ -42,6 +44,9 @@ class CodecDecoder:
         lib.syncws_scratch_init(self.scratch)
         lib.syncws_decoder_init(self.struct, side, max_frame_size, max_size, max_fragments)
         self.struct.allowed_rsv = allowed_rsv
+        # Lies behind packed[]: shows if a run is longer than that.
+        self.canary = ffi.buffer(self.scratch.output, 64)
+        self.canary[:] = CANARY
         self.failed = False
         self.records: list[Any] = []  # (kind, count, flags) of the last feed()
         self.calls = 0
@@ -60,6 +65,7 @@ class CodecDecoder:
             self.calls += 1
             result = lib.syncws_decode(self.struct, self.scratch, direct, rest, length)
             direct = 0
+            assert self.canary[:] == CANARY
             for index in range(self.scratch.record_count):
                 events += self.events(self.scratch.records[index])
             if result != lib.SYNCWS_MORE:

@@ -313,6 +313,17 @@ def test_more_than_a_scratch_can_pack(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
+def test_a_message_in_parts_when_nothing_more_can_be_packed(side: int) -> None:
+    key = key_for(side)
+    full = encode(BINARY, b"x" * 1000, key=key) * 130  # 130 * 1004 of 131072 bytes
+    parts = encode(TEXT, b"y", fin=False, key=key) + encode(CONTINUATION, b"z" * 200, key=key)
+    for size in range(300, 560, 4):
+        last = b"w" * size
+        found = CodecDecoder(side).feed(full + encode(BINARY, last, key=key) + parts)
+        assert found[130:] == [("message", BINARY, last), ("message", TEXT, b"y" + b"z" * 200)]
+
+
+@pytest.mark.parametrize("side", SIDES)
 def test_messages_in_parts_one_after_the_other(side: int) -> None:
     """Each is handed out from the decoder's one buffer before the next one needs it."""
     key = key_for(side)
@@ -343,8 +354,14 @@ def test_an_idle_decoder_keeps_no_memory(side: int) -> None:
     assert decoder.feed(data[1000:]) == [("message", BINARY, b"x" * 3000)]
     assert decoder.records == [(lib.SYNCWS_MESSAGE, 1, lib.SYNCWS_IN_DECODER)]
     assert not decoder.struct.in_frame and not decoder.struct.in_message
-    decoder.feed(b"")
     assert decoder.struct.buffer == ffi.NULL
+    assert decoder.struct.handed_out != ffi.NULL
+    lib.syncws_decoder_reclaim(decoder.struct)
+    assert decoder.struct.handed_out == ffi.NULL
+    decoder.feed(data[:2000])
+    decoder.feed(data[2000:])
+    decoder.feed(b"")  # does it, too
+    assert decoder.struct.handed_out == ffi.NULL
 
 
 @pytest.mark.parametrize("side", SIDES)

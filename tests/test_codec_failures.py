@@ -260,6 +260,8 @@ def test_d1_the_fragment_rule(side: int) -> None:
     assert failure(fragments(5000, 0), UNLIMITED) == "FAILURE_NONE"
     assert failure(fragments(1, 63), 0) == "TOO_MANY_FRAGMENTS"
     assert failure(fragments(1, 64), 0) == "FAILURE_NONE"
+    for size in (63, 64):
+        agree(encode(BINARY, b"x" * size, key=key) * 2, side, max_fragments=0)
     # What a message earned is not for the next one.
     saved = encode(BINARY, b"x" * 100_000, key=key)
     assert failure(saved + fragments(128, 0)) == "FAILURE_NONE"

@@ -4,7 +4,8 @@
 
 #include <stddef.h>
 
-/* So many calls of realloc() from now on succeed, the next one fails; -1: none fails. */
+/* So many calls of realloc() from now on succeed (-1: all), then so many fail. */
 extern int refuse_from;
+extern int refuse_times;
 
 #endif
