@@ -53,11 +53,11 @@ def test_nothing_is_taken_after_the_end() -> None:
     assert parser.feed(b"GET / HTTP/1.1\r\n\r\n") is not None
     with pytest.raises(RuntimeError, match="finished"):
         parser.feed(b"")
-    broken = RequestParser()
-    with pytest.raises(InvalidMessage):
-        broken.feed(b"\r\n")
-    with pytest.raises(RuntimeError, match="finished"):
-        broken.feed(b"GET")
+    for broken in (RequestParser(), ResponseParser()):
+        with pytest.raises(InvalidMessage):
+            broken.feed(b"\r\n")
+        with pytest.raises(RuntimeError, match="finished"):
+            broken.feed(b"GET")
 
 
 def test_e20_tls_is_refused_without_waiting_for_a_line() -> None:
