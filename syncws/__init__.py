@@ -6,7 +6,7 @@ What belongs here: the public names. What does not: anything else.
 from __future__ import annotations
 
 from .client import connect, unix_connect
-from .connection import Connection, PingWaiter, Statistics, wait
+from .connection import Connection, PingWaiter, Statistics
 from .exceptions import (
     ConcurrencyError,
     ConnectionClosed,
@@ -36,6 +36,7 @@ from .http11 import Request, Response
 from .protocol import State
 from .server import StuckHandler, ThreadingServer, broadcast, serve, unix_serve
 from .version import version as __version__
+from .waiting import wait
 
 __all__ = [
     "Close",

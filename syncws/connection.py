@@ -11,24 +11,27 @@ import codecs
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 from .channel import Channel, Pending
 from .exceptions import ConnectionClosedOK
 from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_local, thread_scratch
 from .http11 import Request, Response
+from .messages import control_payload, converted, fragment_frames, payload_of
 from .options import Options, check_timeout
-from .output import Waiter
 from .protocol import State
 from .reader import Reader
-from .transport import Buffer, Transport, remaining
+from .transport import Buffer, Transport
 
-__all__ = ["Connection", "PingWaiter", "Statistics", "wait"]
+__all__ = ["Connection", "PingWaiter", "Statistics"]
 
 _GOT_TEXT = lib.SYNCWS_GOT_TEXT
 _GOT_BINARY = lib.SYNCWS_GOT_BINARY
+_SCRATCH_BUSY = lib.SYNCWS_SCRATCH_BUSY
+_OWN = lib.SYNCWS_OWN
 _receive = lib.syncws_receive
+_finish = lib.syncws_finish
 _send = lib.syncws_send
 _unpack = ffi.unpack
 
@@ -266,7 +269,7 @@ class Connection:
             UnicodeDecodeError: ``decode=True`` and the message is not UTF-8.
         """
         if decode is not None:
-            return _converted(self.recv(timeout), decode)
+            return converted(self.recv(timeout), decode)
         if self._inbound:
             try:
                 return self._pop()
@@ -282,6 +285,7 @@ class Connection:
             scratch = thread_local.scratch
         except AttributeError:
             scratch = thread_scratch()
+        code = 0
         try:
             code = _receive(self._c, scratch, milliseconds)
             if code == _GOT_TEXT or code == _GOT_BINARY:
@@ -293,7 +297,12 @@ class Connection:
                 return data
             return channel.receive(code, scratch, deadline)
         except BaseException:
-            channel.recover(scratch)
+            if code != _SCRATCH_BUSY and code != _OWN:  # else another call's, interrupted by us
+                try:
+                    channel.recover(scratch)
+                finally:
+                    # Again C lets go in the first call after an exception, the second one.
+                    _finish(self._c, scratch, 0)
             raise
 
     def recv_many(self, timeout: float | None = None) -> list[str | bytes]:
@@ -331,7 +340,7 @@ class Connection:
         channel = self._channel
         whole = channel.begin_stream(check_timeout(timeout))
         if whole is not None:
-            yield _converted(whole, decode)
+            yield converted(whole, decode)
             return
         complete = False
         decoder = None
@@ -345,7 +354,7 @@ class Connection:
                 if part or complete:
                     yield part
         finally:
-            channel.end_stream(complete)
+            channel.end_stream()
 
     def __iter__(self) -> Iterator[Any]:
         """Iterates over messages; ends when the connection is closed normally.
@@ -395,7 +404,7 @@ class Connection:
             data = message
             first_byte = _FIN_BINARY
         elif isinstance(message, str | bytes | bytearray | memoryview):
-            data, opcode = _payload(message)
+            data, opcode = payload_of(message)
             first_byte = 0x80 | opcode
         else:
             return self._send_fragments(message, text, check_timeout(timeout))
@@ -422,7 +431,7 @@ class Connection:
                 "message must be str, bytes-like, or an iterable of these, "
                 f"not {type(fragments).__name__}"
             ) from None
-        self._channel.send_steps(_fragment_frames(iterator, text), deadline)
+        self._channel.send_steps(fragment_frames(iterator, text), deadline)
 
     def ping(self, data: str | Buffer | None = None) -> PingWaiter:
         """Sends a ping.
@@ -438,12 +447,12 @@ class Connection:
             ConcurrencyError: A ping with the same ``data`` is waiting for its pong.
             TypeError, ValueError: ``data`` is of another type, or too long.
         """
-        payload = None if data is None else _control_payload(data)
+        payload = None if data is None else control_payload(data)
         return PingWaiter(self._channel, self._channel.ping(payload))
 
     def pong(self, data: str | Buffer = b"") -> None:
         """Sends an unsolicited pong (RFC 6455 section 5.5.3); raises as :meth:`ping`."""
-        result = self._channel.send_control(Opcode.PONG, _control_payload(data))
+        result = self._channel.send_control(Opcode.PONG, control_payload(data))
         if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
             self._channel.raise_closed(result, None)
 
@@ -521,83 +530,3 @@ class Connection:
             ConnectionClosed: The connection is closing or closed.
         """
         return self._channel.post(0x80 | opcode, payload)
-
-
-def _converted(message: Any, decode: bool | None) -> Any:
-    if decode is True and isinstance(message, bytes):
-        return message.decode()
-    if decode is False and isinstance(message, str):
-        return message.encode()
-    return message
-
-
-def _payload(message: str | Buffer) -> tuple[bytes, int]:
-    if isinstance(message, str):
-        return message.encode(), Opcode.TEXT
-    return bytes(message), Opcode.BINARY
-
-
-def _control_payload(data: str | Buffer) -> bytes:
-    if not isinstance(data, str | bytes | bytearray | memoryview):
-        raise TypeError(f"data must be str or bytes-like, not {type(data).__name__}")
-    payload = _payload(data)[0]
-    if len(payload) > 125:
-        raise ValueError(f"data must not exceed 125 bytes (RFC 6455 section 5.5), not {len(payload)}")
-    return payload
-
-
-def _fragment_frames(
-    fragments: Iterator[str | Buffer], text: bool | None
-) -> Iterator[tuple[int, bytes]]:
-    """The frames of a message: each leaves as soon as it is there, then an empty last one."""
-    kind: type | None = None
-    for fragment in fragments:
-        if not isinstance(fragment, str | bytes | bytearray | memoryview):
-            raise TypeError(
-                "message must be an iterable of str or bytes-like, "
-                f"not of {type(fragment).__name__}"
-            )
-        this_kind = str if isinstance(fragment, str) else bytes
-        data, opcode = _payload(fragment)
-        if kind is None:
-            kind = this_kind
-            if text is not None:
-                opcode = Opcode.TEXT if text else Opcode.BINARY
-            yield opcode, data
-        elif this_kind is not kind:
-            raise TypeError("all fragments of a message must be of one type")
-        else:
-            yield Opcode.CONTINUATION, data
-    if kind is not None:
-        yield 0x80 | Opcode.CONTINUATION, b""
-
-
-def wait(connections: Sequence[Connection], timeout: float | None = None) -> list[Connection]:
-    """Waits until one of several connections has something to receive.
-
-    That is a message, or the end: then :meth:`Connection.recv` does not wait.
-
-    Args:
-        connections: Any number of them.
-        timeout: Seconds; ``None`` waits, 0 only looks.
-
-    Returns:
-        Those with something to receive, in the order given; none at the timeout.
-    """
-    deadline = check_timeout(timeout)
-    channels = [connection._channel for connection in connections]
-    with Waiter(channels) as waiter:
-        for channel in channels:
-            lib.syncws_list(channel.c, 1)
-        while True:
-            ready = [
-                connection
-                for connection in connections
-                if (channel := connection._channel).inbound
-                or channel.end is not None
-                or channel.gone
-            ]
-            left = remaining(deadline)
-            if ready or left == 0.0 or not channels:
-                return ready
-            waiter.wait(left)

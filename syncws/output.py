@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
-from .frames import CloseCode, Opcode, Side, ffi, lib, limit, thread_scratch
+from .frames import CloseCode, Side, ffi, lib, limit, thread_scratch
+from .messages import split_message
 from .options import Options
 from .protocol import ClosingHandshake
 from .reader import Reader, new_token, wait_for_exit
@@ -134,9 +135,7 @@ class OutputChannel:
         "write_error",
     )
 
-    def __init__(
-        self, transport: Transport, side: Side, reader: Reader, options: Options
-    ) -> None:
+    def __init__(self, transport: Transport, side: Side, reader: Reader, options: Options) -> None:
         self.transport = transport
         self.reader = reader
         self.options = options
@@ -196,9 +195,7 @@ class OutputChannel:
         So it is for a signal handler; what it waited for would wait for itself.
         """
         return bool(
-            self._moving
-            or lib.syncws_message_is_mine(self.c)
-            or lib.syncws_is_mine(self.c)
+            self._moving or lib.syncws_message_is_mine(self.c) or lib.syncws_is_mine(self.c)
         )
 
     # -- ending -------------------------------------------------------------------
@@ -315,7 +312,7 @@ class OutputChannel:
             if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
                 return
             if result == lib.SYNCWS_LARGE:
-                frames = split(first_byte & 15, data, limit(self.options.max_frame_size))
+                frames = split_message(first_byte & 15, data, limit(self.options.max_frame_size))
                 return self.send_steps(frames, deadline)
             if result == lib.SYNCWS_UNFINISHED:
                 self._wait_for_other_message(deadline)
@@ -464,18 +461,3 @@ class OutputChannel:
 
     def read_last_words(self, deadline: float | None) -> None:
         """Reads to the end after a write error: the peer's close frame may wait there."""
-
-
-def split(opcode: int, data: bytes, frame_size: int) -> Iterable[tuple[int, bytes]]:
-    """The frames of a message: (first byte, payload), none larger than ``frame_size``."""
-    if len(data) <= frame_size:
-        return ((0x80 | opcode, data),)
-    view = memoryview(data)
-    return (
-        (
-            (0x80 if start + frame_size >= len(data) else 0)
-            | (opcode if start == 0 else Opcode.CONTINUATION),
-            view[start : start + frame_size],  # type: ignore[misc]  # bytes-like is enough
-        )
-        for start in range(0, len(data), frame_size)
-    )

@@ -49,7 +49,10 @@ def wait_for(sock: socket.socket, interest: int, deadline: float | None) -> None
         TimeoutError: The deadline passed.
     """
     poll = select.poll()
-    poll.register(sock, (select.POLLIN if interest & READ else 0) | (select.POLLOUT if interest & WRITE else 0))
+    poll.register(
+        sock,
+        (select.POLLIN if interest & READ else 0) | (select.POLLOUT if interest & WRITE else 0),
+    )
     while True:
         seconds = remaining(deadline)
         # Slices: a signal that came just before poll() is handled at its end only.

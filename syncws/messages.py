@@ -1,0 +1,81 @@
+"""Messages as programs pass them, and the frames they become.
+
+What belongs here: which Python types stand for which messages, and cutting a message
+into frames. What does not: encoding a frame (:mod:`.frames`), sending it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .frames import Opcode
+from .transport import Buffer
+
+__all__ = ["control_payload", "converted", "fragment_frames", "payload_of", "split_message"]
+
+
+def converted(message: Any, decode: bool | None) -> Any:
+    if decode is True and isinstance(message, bytes):
+        return message.decode()
+    if decode is False and isinstance(message, str):
+        return message.encode()
+    return message
+
+
+def payload_of(message: str | Buffer) -> tuple[bytes, int]:
+    if isinstance(message, str):
+        return message.encode(), Opcode.TEXT
+    return bytes(message), Opcode.BINARY
+
+
+def control_payload(data: str | Buffer) -> bytes:
+    if not isinstance(data, str | bytes | bytearray | memoryview):
+        raise TypeError(f"data must be str or bytes-like, not {type(data).__name__}")
+    payload = payload_of(data)[0]
+    if len(payload) > 125:
+        raise ValueError(
+            f"data must not exceed 125 bytes (RFC 6455 section 5.5), not {len(payload)}"
+        )
+    return payload
+
+
+def fragment_frames(
+    fragments: Iterator[str | Buffer], text: bool | None
+) -> Iterator[tuple[int, bytes]]:
+    """The frames of a message: each leaves as soon as it is there, then an empty last one."""
+    kind: type | None = None
+    for fragment in fragments:
+        if not isinstance(fragment, str | bytes | bytearray | memoryview):
+            raise TypeError(
+                "message must be an iterable of str or bytes-like, "
+                f"not of {type(fragment).__name__}"
+            )
+        this_kind = str if isinstance(fragment, str) else bytes
+        data, opcode = payload_of(fragment)
+        if kind is None:
+            kind = this_kind
+            if text is not None:
+                opcode = Opcode.TEXT if text else Opcode.BINARY
+            yield opcode, data
+        elif this_kind is not kind:
+            raise TypeError("all fragments of a message must be of one type")
+        else:
+            yield Opcode.CONTINUATION, data
+    if kind is not None:
+        yield 0x80 | Opcode.CONTINUATION, b""
+
+
+def split_message(opcode: int, data: bytes, frame_size: int) -> Iterable[tuple[int, bytes]]:
+    """The frames of a message: (first byte, payload), none larger than ``frame_size``."""
+    if len(data) <= frame_size:
+        return ((0x80 | opcode, data),)
+    view = memoryview(data)
+    return (
+        (
+            (0x80 if start + frame_size >= len(data) else 0)
+            | (opcode if start == 0 else Opcode.CONTINUATION),
+            view[start : start + frame_size],  # type: ignore[misc]  # bytes-like is enough
+        )
+        for start in range(0, len(data), frame_size)
+    )
