@@ -186,8 +186,8 @@ static enum syncws_outcome take_header(syncws_decoding *at)
 /* --------------------------------------------------------------- payload -- */
 
 /* Unmasks the next bytes of a data frame and checks text. */
-static enum syncws_outcome convert(syncws_decoder *decoder, uint8_t *destination, const uint8_t *source,
-                            size_t length)
+static enum syncws_outcome convert(syncws_decoder *decoder, uint8_t *destination,
+                                   const uint8_t *source, size_t length)
 {
     const int masked = decoder->side == SYNCWS_SERVER;
     /* RFC 7692: with RSV1 the payload is not text yet. */
@@ -331,8 +331,8 @@ static enum syncws_outcome take_data(syncws_decoding *at, size_t length)
     return GO_ON;
 }
 
-/* Streaming was asked for in the middle of a message, or a PIECE was received
- * directly: what lies in the buffer goes out. */
+/* Streaming was asked for in the middle of a message: what has been gathered of it,
+ * or received into the window since, goes out. */
 static void emit_buffer_as_piece(syncws_decoding *at, int last)
 {
     syncws_decoder *decoder = at->decoder;

@@ -179,8 +179,8 @@ static size_t small_message(const syncws_decoding *at, uint8_t *opcode, size_t *
     const unsigned masked = at->decoder->side == SYNCWS_SERVER;
     size_t size = 2 + 4 * (size_t)masked;
 
-    if (at->length < size || (input[0] != (0x80 | SYNCWS_TEXT) && input[0] != (0x80 | SYNCWS_BINARY)) ||
-        input[1] >> 7 != masked)
+    if (at->length < size || input[1] >> 7 != masked ||
+        (input[0] != (0x80 | SYNCWS_TEXT) && input[0] != (0x80 | SYNCWS_BINARY)))
         return 0;
     *opcode = input[0] & 15;
     *length = input[1] & 127;
