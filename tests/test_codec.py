@@ -303,6 +303,14 @@ def test_more_records_than_a_scratch_holds(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
+def test_a_run_that_breaks_in_the_last_record(side: int) -> None:
+    for before in range(250, 260):
+        texts = [b"\0"] * before + [b"a", b"b", b"\0", b"c"]
+        data = b"".join(encode(TEXT, text, key=key_for(side)) for text in texts)
+        assert CodecDecoder(side).feed(data) == [("message", TEXT, text) for text in texts]
+
+
+@pytest.mark.parametrize("side", SIDES)
 def test_more_than_a_scratch_can_pack(side: int) -> None:
     key = key_for(side)
     for payload in (b"", b"x" * 63, b"y" * 1024):
