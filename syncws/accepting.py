@@ -148,7 +148,7 @@ class Acceptor:
     Args:
         sockets: The listening sockets.
         reader: Where it runs.
-        admit: Gets each socket accepted; it must not raise.
+        admit: Gets the reader and each socket accepted; it must not raise.
         farewell: What a peer is sent that is turned away for lack of descriptors.
         report: Gets the error when a lack of descriptors begins.
     """
@@ -158,12 +158,12 @@ class Acceptor:
         sockets: list[socket.socket],
         reader: Reader,
         *,
-        admit: Callable[[socket.socket], object],
+        admit: Callable[[Reader, socket.socket], object],
         farewell: bytes,
         report: Callable[[OSError], object],
     ) -> None:
         self.sockets = sockets
-        self._reader = reader
+        self.reader = reader
         self._admit = admit
         self._farewell = farewell
         self._report = report
@@ -186,7 +186,7 @@ class Acceptor:
             self._timer.cancel()
         for sock in self.sockets:
             if sock.fileno() >= 0:
-                self._reader.unwatch(sock.fileno())
+                self.reader.unwatch(sock.fileno())
                 sock.close()
         self._end_turned_away()
         if self._reserve is not None:
@@ -202,10 +202,11 @@ class Acceptor:
             with contextlib.suppress(OSError):
                 self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         for sock in self.sockets:
-            self._watch(sock)
+            if sock.fileno() >= 0:  # or the user has closed it
+                self._watch(sock)
 
     def _watch(self, sock: socket.socket) -> None:
-        self._reader.watch(sock.fileno(), READ, lambda ready: self._accept(sock))
+        self.reader.watch(sock.fileno(), READ, lambda ready: self._accept(sock))
 
     def _accept(self, listener: socket.socket) -> None:
         if self._closed or self._timer is not None:
@@ -228,15 +229,15 @@ class Acceptor:
                 self._pause()
                 return
             self._exhausted = False
-            self._admit(sock)
+            self._admit(self.reader, sock)
             if self._closed:
                 return
         self._watch(listener)
 
     def _pause(self) -> None:
         for sock in self.sockets:
-            self._reader.unwatch(sock.fileno())
-        self._timer = self._reader.call_at(time.monotonic() + PAUSE, self._resume)
+            self.reader.unwatch(sock.fileno())
+        self._timer = self.reader.call_at(time.monotonic() + PAUSE, self._resume)
 
     def _turn_away(self, listener: socket.socket) -> None:
         """Answers one peer with the help of the reserve; it may read until the pause ends."""

@@ -36,7 +36,7 @@ _DEFAULTS = Options()
 _OPEN_TIMEOUT = 10.0
 
 # Guards the next line. Reading the certificates of the system takes tens of milliseconds.
-_context_lock = threading.Lock()
+_context_lock = threading.RLock()  # a signal handler may connect, too
 _default_context: ssl_module.SSLContext | None = None
 
 
@@ -87,7 +87,19 @@ def connect(
         user_agent_header: The ``User-Agent`` header; ``None`` for none.
         open_timeout: Seconds for everything together: name resolution, TCP, TLS, and the
             opening handshake; ``None``: no limit.
-        ping_interval: See :class:`Connection` for this and the following arguments.
+        ping_interval: Seconds between keepalive pings; ``None``: none are sent.
+        ping_timeout: Seconds after a ping without a sign of life until the connection is
+            closed with 1011; ``None``: never.
+        close_timeout: Seconds for the whole closing handshake and the end of TCP.
+        max_size: Bytes of an incoming message; a longer one is refused with 1009.
+        max_frame_size: Bytes of an incoming frame; a longer one is refused with 1009.
+            Outgoing messages are split so that no frame exceeds it.
+        max_fragments: Fragments of an incoming message beyond which they must carry 64
+            bytes each on average, else it is refused with 1008.
+        max_queue: Messages received and not yet taken, beyond which reading stops; the
+            peer then waits.
+        write_limit: Bytes accepted by ``send()`` and not yet by the socket, beyond which
+            it waits.
         logger: Default: ``logging.getLogger("syncws.client")``.
 
     Returns:

@@ -66,7 +66,7 @@ class Opening:
         self.early_data = b""
         self.deadline = None if open_timeout is None else time.monotonic() + open_timeout
         self._sock = sock
-        self._reader = reader
+        self.reader = reader
         self._context = context
         self._tls_workers = tls_workers
         self._admit = admit
@@ -97,7 +97,7 @@ class Opening:
         if self._sock.family != getattr(socket, "AF_UNIX", None):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.deadline is not None:
-            self._timer = self._reader.call_at(self.deadline, self.close)
+            self._timer = self.reader.call_at(self.deadline, self.close)
         if self._context is None:
             self._transport = Transport(self._sock)
             self._watch(READ, self._read)
@@ -117,10 +117,10 @@ class Opening:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._reader.call_at(time.monotonic() + patience, self.close)
+        self._timer = self.reader.call_at(time.monotonic() + patience, self.close)
         if not self._leaving:
             self._leaving = True
-            self._reader.unwatch(self._sock.fileno())
+            self.reader.unwatch(self._sock.fileno())
             self._farewell = response.serialize()
             self._send_farewell()
 
@@ -137,12 +137,12 @@ class Opening:
         self._ended(self)
 
     def _watch(self, interest: int, callback: Callable[[int], object]) -> None:
-        self._reader.watch(self._sock.fileno(), interest, callback)
+        self.reader.watch(self._sock.fileno(), interest, callback)
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._reader.unwatch(self._sock.fileno())
+        self.reader.unwatch(self._sock.fileno())
 
     # -- TLS ----------------------------------------------------------------------
 
@@ -164,8 +164,8 @@ class Opening:
         except BaseException:
             # An OSError (ssl.SSLError is one), or whatever an SNI callback raised.
             wanted = None
-        self._reader.call_soon(self._take_back, wanted)
-        if self._reader.closed:
+        self.reader.call_soon(self._take_back, wanted)
+        if self.reader.closed:
             self._sock.close()  # nobody takes it back any more
 
     def _take_back(self, wanted: int | None) -> None:

@@ -73,7 +73,7 @@ def serve(
         host: A host name or address; all addresses of a name are listened on. ``None``:
             every interface of this machine.
         port: ``0``: a free one; ``server.url`` and ``server.address`` tell which.
-        sock: Listen on this socket instead, which is already bound and listening.
+        sock: Listen on this socket instead, which is already bound. The server closes it.
         ssl: For ``wss://``: a server-side context with a certificate.
         origins: Acceptable values of the ``Origin`` header: strings, compiled regular
             expressions, and ``None`` for requests without it. By default these are
@@ -87,7 +87,8 @@ def serve(
         max_connections: Peers beyond so many connections are told 503.
         reuse_port: Lets several processes listen on the same port (``SO_REUSEPORT``).
         backlog: How many connections may wait to be accepted.
-        ping_interval: See :class:`Connection` for this and the following arguments.
+        ping_interval: Seconds between keepalive pings, ``None`` for none; this and the
+            following options are those of :func:`connect`.
         logger: Default: ``logging.getLogger("syncws.server")``.
 
     Raises:
@@ -130,6 +131,7 @@ def serve(
         logger=logging.getLogger("syncws.server") if logger is None else logger,
     )
     if sock is not None:
+        sock.listen(backlog)
         sockets = [sock]
     else:
         sockets = listen_tcp(host, port, backlog=backlog, reuse_port=reuse_port)
@@ -189,10 +191,11 @@ def broadcast(
 ) -> list[Connection]:
     """Sends a message to many connections, without waiting for any of them.
 
-    A peer that reads slowly keeps nobody waiting: once a connection holds ``write_limit``
-    bytes that its peer has not taken, the message is dropped for this connection, which is
-    returned. Its message stream has a gap then; close it unless the application can live
-    with that. A connection that is closed or closing is passed over silently.
+    A peer that reads slowly keeps nobody waiting: the message is dropped for a connection
+    that holds ``write_limit`` bytes which its peer has not taken, or that another thread is
+    sending a message in fragments to. Those connections are returned: the application
+    decides whether it can live with the gap or closes them. A connection that is closed or
+    closing is passed over silently.
 
     Args:
         connections: For example ``server.connections``.

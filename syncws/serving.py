@@ -97,8 +97,7 @@ class ThreadingServer:
         self._helpers = Workers("syncws-server-helper", limit=TLS_THREADS)
         # Guards the fields below. Reentrant, for a shutdown() in a signal handler.
         self._lock = threading.RLock()
-        self._reader: Reader | None = None
-        self._acceptor: Acceptor | None = None
+        self._acceptor: Acceptor | None = None  # with its reader, from start() on
         self._sessions: set[Session] = set()
         self._goodbye: Close | None = None  # how connections are closed; set by shutdown()
         # Touched by the reader thread only, and by shutdown() after its end.
@@ -162,26 +161,26 @@ class ThreadingServer:
         """Accepts connections from now on, in background threads. Idempotent.
 
         Raises:
-            RuntimeError: :meth:`shutdown` was called before.
+            RuntimeError: :meth:`shutdown` was called before, or this is a forked child and
+                the server serves in its parent.
         """
+        if self._acceptor is not None and self._process != os.getpid():
+            raise RuntimeError("the server serves in the parent of this process")
         with self._lock:
             if self._goodbye is not None:
                 raise RuntimeError("the server was shut down; make a new one")
-            if self._reader is not None:
+            if self._acceptor is not None:
                 return
-            self._process = os.getpid()
-            reader = Reader("syncws-server-reader")
             farewell = error_response(503, "The server has no descriptors left.").serialize()
+            self._process = os.getpid()
             self._acceptor = Acceptor(
                 list(self.sockets),
-                reader,
+                Reader("syncws-server-reader"),
                 admit=self._open,
                 farewell=farewell if self._context is None else b"",
                 report=self._report_exhaustion,
             )
-            # First: the reader thread closes what it accepts before it is set.
-            self._reader = reader
-            reader.call_soon(self._acceptor.start)
+            self._acceptor.reader.call_soon(self._acceptor.start)
 
     def serve_forever(self) -> None:
         """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
@@ -189,7 +188,7 @@ class ThreadingServer:
         ``KeyboardInterrupt`` ends the waiting at once; leaving the ``with`` block then
         shuts the server down.
         """
-        if self._goodbye is None:
+        if self._goodbye is None and not self._finished:
             self.start()
         while not self._finished:
             if self._finished_lock.acquire(timeout=_SLICE):
@@ -209,11 +208,7 @@ class ThreadingServer:
 
     # -- in the reader thread -----------------------------------------------------
 
-    def _open(self, sock: Socket) -> None:
-        reader = self._reader
-        if reader is None:
-            sock.close()
-            return
+    def _open(self, reader: Reader, sock: Socket) -> None:
         opening = Opening(
             sock,
             reader=reader,
@@ -235,15 +230,14 @@ class ThreadingServer:
 
     def _admit(self, opening: Opening) -> None:
         """Gives a peer whose request is valid to a handler thread."""
-        reader = self._reader
         with self._lock:
-            if self._goodbye is not None or reader is None:
+            if self._goodbye is not None:
                 refusal = "The server is shutting down."
             elif len(self._sessions) == self._max_connections:
                 refusal = "The server has as many connections as it may have."
             else:
                 refusal = ""
-                session = Session(self._service, reader)
+                session = Session(self._service, opening.reader)
                 self._sessions.add(session)
         if not refusal:
             self._openings.discard(opening)
@@ -270,9 +264,8 @@ class ThreadingServer:
         self._end(session)
         opening.turn_away(response, LAST_FAREWELL_TIME if self._goodbye else FAREWELL_TIME)
 
-    def _stop_listening(self) -> None:
-        if self._acceptor is not None:
-            self._acceptor.close()
+    def _stop_listening(self, acceptor: Acceptor) -> None:
+        acceptor.close()
         farewell = error_response(503, "The server is shutting down.")
         for opening in list(self._openings):
             opening.turn_away(farewell, LAST_FAREWELL_TIME)
@@ -286,12 +279,11 @@ class ThreadingServer:
         try:
             refusal = session.run(opening)
         finally:
-            reader = self._reader
-            if refusal is None or reader is None:
+            if refusal is None:
                 self._end(session)
             else:
-                reader.call_soon(self._turn_away, session, opening, refusal)
-                if reader.closed:  # by shutdown(), which gave up waiting for us
+                opening.reader.call_soon(self._turn_away, session, opening, refusal)
+                if opening.reader.closed:  # by shutdown(), which gave up waiting for us
                     opening.transport.close()
                     self._end(session)
 
@@ -339,9 +331,9 @@ class ThreadingServer:
             return self._shut_down_copy()
         with self._lock:
             self._goodbye = self._goodbye or goodbye
-            reader = self._reader
-        if reader is not None:
-            self._end_all(reader, goodbye, time.monotonic() + timeout)
+            acceptor = self._acceptor
+        if acceptor is not None:
+            self._end_all(acceptor, goodbye, time.monotonic() + timeout)
         for sock in self.sockets:
             sock.close()
         self.clean_up()
@@ -356,13 +348,14 @@ class ThreadingServer:
                 self._finished_lock.release()
         return stuck
 
-    def _end_all(self, reader: Reader, goodbye: Close, deadline: float) -> None:
-        reader.call_soon(self._stop_listening)
+    def _end_all(self, acceptor: Acceptor, goodbye: Close, deadline: float) -> None:
+        reader = acceptor.reader
+        reader.call_soon(self._stop_listening, acceptor)
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
             session.close(goodbye)
-        self._wait(deadline)
+        self._wait(reader, deadline)
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
@@ -372,20 +365,19 @@ class ThreadingServer:
                     connection.wait_closed(max(deadline - time.monotonic(), 0.0))
                 connection.abort("the server was shut down")
         deadline = time.monotonic() + GRACE
-        self._wait(deadline)
+        self._wait(reader, deadline)
         while not reader.is_idle() and not reader.closed and time.monotonic() < deadline:
             time.sleep(_MOMENT)  # the reader thread closes the last descriptors
         reader.close()
-        if self._acceptor is not None:
-            self._acceptor.close()
+        acceptor.close()
         for opening in list(self._openings):
             opening.close()
 
-    def _wait(self, deadline: float) -> None:
+    def _wait(self, reader: Reader, deadline: float) -> None:
         """Waits until everything is over but the handler that the calling thread runs."""
         while self._listening or self._openings or self._others():
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or (self._reader is not None and self._reader.closed):
+            if remaining <= 0 or reader.closed:
                 return
             # In slices: another thread that shuts down may have taken the news.
             with contextlib.suppress(queue.Empty):
@@ -402,9 +394,9 @@ class ThreadingServer:
         stuck = []
         for session in self._others():
             thread = session.thread
-            if thread is not None:
-                frame = frames.get(thread.ident or 0)
-                stack = "" if frame is None else "".join(traceback.format_stack(frame))
+            frame = None if thread is None else frames.get(thread.ident or 0)
+            if thread is not None and frame is not None:
+                stack = "".join(traceback.format_stack(frame))
                 stuck.append(StuckHandler(thread.name, session.connection, stack))
         return stuck
 

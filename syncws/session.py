@@ -142,7 +142,8 @@ class Session:
         except BaseException as error:
             # SystemExit, too: a handler ends its connection, not the server.
             if isinstance(error, ConnectionClosed) and not connection.connected:
-                self._service.log(logging.INFO, "connection %s: %s", connection.id, error)
+                # repr(): the reason in it comes from the peer, and may forge lines of a log.
+                self._service.log(logging.INFO, "connection %s ended: %r", connection.id, error)
             else:
                 code = CloseCode.INTERNAL_ERROR
                 self._service.log(
@@ -152,4 +153,4 @@ class Session:
             connection.close(code)
         except BaseException as error:
             connection.abort("it could not be closed")
-            self._service.log(logging.INFO, "connection %s: %s", connection.id, error)
+            self._service.log(logging.INFO, "connection %s ended: %r", connection.id, error)

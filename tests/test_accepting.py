@@ -251,7 +251,8 @@ class Server:
         )
         self.reader.call_soon(self.acceptor.start)
 
-    def admit(self, sock: socket.socket) -> None:
+    def admit(self, reader: Reader, sock: socket.socket) -> None:
+        assert reader is self.reader
         self.accepted.append(sock)
         if self.stop_after_first:
             self.acceptor.close()
@@ -412,3 +413,20 @@ def test_a_closed_acceptor_is_not_watched(server: Server, listener: FakeListener
     server.call(server.acceptor.close)
     assert listener.real.fileno() == -1
     assert not select.select([], [], [], 0)[0]
+
+
+def test_a_listening_socket_that_the_user_has_closed(
+    server: Server, listener: FakeListener
+) -> None:
+    """Then nobody is accepted there, and nothing else happens."""
+    [other] = listen()
+    other.setblocking(False)
+    server.acceptor.sockets.append(other)
+
+    def provoke() -> None:
+        listener.real.close()
+        server.acceptor._resume()
+
+    server.call(provoke)
+    with socket.create_connection(other.getsockname()):
+        wait_until(lambda: len(server.accepted) == 1)

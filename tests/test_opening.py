@@ -226,7 +226,11 @@ def test_no_transport_before_there_is_one(server: Server) -> None:
 FAREWELL = error_response(503, "Not now.")
 
 
-def test_turning_away_in_the_middle_of_a_request(server: Server) -> None:
+@pytest.mark.parametrize("open_timeout", [None, PATIENCE])
+def test_turning_away_in_the_middle_of_a_request(
+    server: Server, open_timeout: float | None
+) -> None:
+    server.open_timeout = open_timeout
     with server.connect() as raw:
         raw.send(b"GET / HTTP/1.1\r\n")
         server.call(server.openings[0].turn_away, FAREWELL)

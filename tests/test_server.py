@@ -98,8 +98,12 @@ def test_a_unix_socket(tmp_path: pathlib.Path) -> None:
     assert not path.exists()
 
 
-def test_a_socket_of_the_callers() -> None:
-    sock = socket.create_server(("127.0.0.1", 0))
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_socket_of_the_callers(listening: bool) -> None:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    if listening:
+        sock.listen()
     with syncws.serve(echo, sock=sock) as server:
         assert server.sockets == (sock,)
         with syncws.connect(server.url) as ws:

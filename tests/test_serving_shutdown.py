@@ -16,6 +16,7 @@ from talking import PATIENCE, RawClient, masked_frame, wait_until
 from upgrading import request
 
 import syncws
+from syncws.session import Session
 
 
 @pytest.fixture
@@ -333,3 +334,12 @@ def test_a_helper_that_hangs_does_not_hang_a_shutdown(
         release.set()
         raw.receive_rest()
         wait_until(lambda: not [t for t in threading.enumerate() if "server-helper" in t.name])
+
+
+def test_a_session_that_has_no_thread_yet_is_not_stuck(start: Start) -> None:
+    """A thread has been asked for and does not run yet."""
+    server = start()
+    assert server._acceptor is not None
+    server._sessions.add(Session(server._service, server._acceptor.reader))
+    assert server.shutdown(timeout=0.1) == []
+    server._sessions.clear()

@@ -142,10 +142,12 @@ def test_the_end_of_its_connection_is_no_failure_of_a_handler(stage: Stage) -> N
     stage.handler = lambda ws: ws.recv()
     thread = stage.start()
     stage.peer.receive_head()
-    stage.peer.send(masked_frame(8, b"\x03\xe9"))
-    assert stage.peer.receive_frame() == (8, b"\x03\xe9")
+    stage.peer.send(masked_frame(8, b"\x03\xe9a\nb\x1b"))
+    assert stage.peer.receive_frame()[0] == 8
     thread.join(PATIENCE)
-    assert [record.levelno for record in stage.logger.records] == [logging.INFO]
+    [record] = stage.logger.records
+    assert record.levelno == logging.INFO
+    assert "a\\nb\\x1b" in record.getMessage()  # E17: the peer's reason cannot forge lines
 
 
 def test_the_end_of_another_connection_is_one(stage: Stage) -> None:
