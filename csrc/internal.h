@@ -65,6 +65,12 @@ struct syncws_channel {
 
 /* A number that no other thread has while the calling one lives. */
 uintptr_t syncws_this_thread(void);
+/* queue.c; 0, or -1 without memory. */
+size_t syncws_queue_size(const struct syncws_output *output);
+int syncws_queue_reserve(struct syncws_output *output, size_t length);
+int syncws_queue_append(struct syncws_output *output, const uint8_t *data, size_t length);
+void syncws_queue_drop(struct syncws_output *output, size_t length);
+
 void syncws_mailbox_retain(syncws_mailbox *mailbox);
 void syncws_mailbox_drop(syncws_mailbox *mailbox, syncws_channel *channel);
 void syncws_mailbox_push(syncws_mailbox *mailbox, syncws_channel *channel, int urgent);

@@ -9,70 +9,17 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-enum { PIECE = 65536, KEPT_CAPACITY = 4096, UNMASKED_PIECE = 1 << 20 };
-
-static size_t pending(const struct syncws_output *output) { return output->end - output->start; }
-
-/* Room for `length` more bytes at the end; 0 or -1. */
-static int reserve(struct syncws_output *output, size_t length) {
-    size_t used = pending(output);
-    if (output->capacity - output->end >= length)
-        return 0;
-    if (output->start > 0 && output->capacity - used >= length) {
-        memmove(output->data, output->data + output->start, used);
-    } else {
-        if (length > SIZE_MAX / 4 - used)
-            return -1;
-        size_t capacity = output->capacity < 256 ? 256 : output->capacity;
-        while (capacity < used + length)
-            capacity *= 2;
-        uint8_t *data = malloc(capacity);
-        if (data == NULL)
-            return -1;
-        if (used > 0)
-            memcpy(data, output->data + output->start, used);
-        free(output->data);
-        output->data = data;
-        output->capacity = capacity;
-    }
-    output->start = 0;
-    output->end = used;
-    return 0;
-}
-
-static int enqueue(struct syncws_output *output, const uint8_t *data, size_t length) {
-    if (length == 0)
-        return 0;
-    if (reserve(output, length) < 0)
-        return -1;
-    memcpy(output->data + output->end, data, length);
-    output->end += length;
-    return 0;
-}
-
-static void dequeue(struct syncws_output *output, size_t length) {
-    output->start += length;
-    if (output->start < output->end)
-        return;
-    output->start = output->end = 0;
-    if (output->capacity > KEPT_CAPACITY) {
-        /* Idle connections keep no memory for their busiest moment. */
-        free(output->data);
-        output->data = NULL;
-        output->capacity = 0;
-    }
-}
+enum { PIECE = 65536, UNMASKED_PIECE = 1 << 20 };
 
 static int fail(syncws_channel *channel, syncws_scratch *scratch, int error) {
     struct syncws_output *output = &channel->output;
     if (output->error == 0)
         output->error = error;
-    dequeue(output, pending(output));
+    syncws_queue_drop(output, syncws_queue_size(output));
     scratch->error_number = output->error;
     return SYNCWS_WRITE_FAILED;
 }
@@ -98,12 +45,12 @@ static int write_through(syncws_channel *channel, syncws_scratch *scratch, const
                          size_t length, size_t *taken) {
     struct syncws_output *output = &channel->output;
     *taken = 0;
-    while (!channel->external && (pending(output) > 0 || *taken < length)) {
+    while (!channel->external && (syncws_queue_size(output) > 0 || *taken < length)) {
         struct iovec parts[2];
         int count = 0;
-        if (pending(output) > 0)
+        if (syncws_queue_size(output) > 0)
             parts[count++] = (struct iovec){.iov_base = output->data + output->start,
-                                            .iov_len = pending(output)};
+                                            .iov_len = syncws_queue_size(output)};
         if (*taken < length)
             /* sendmsg() reads through the pointer; iovec has no const form. */
             parts[count++] = (struct iovec){.iov_base = (void *)(uintptr_t)(data + *taken),
@@ -122,13 +69,13 @@ static int write_through(syncws_channel *channel, syncws_scratch *scratch, const
             output->refused = 0;
             channel->drained++;
         }
-        size_t waiting = pending(output);
+        size_t waiting = syncws_queue_size(output);
         size_t queued = (size_t)sent < waiting ? (size_t)sent : waiting;
         if (queued > 0)
-            dequeue(output, queued);
+            syncws_queue_drop(output, queued);
         *taken += (size_t)sent - queued;
     }
-    return pending(output) > 0 || *taken < length ? SYNCWS_PENDING : SYNCWS_OK;
+    return syncws_queue_size(output) > 0 || *taken < length ? SYNCWS_PENDING : SYNCWS_OK;
 }
 
 /* The size of the frame put at `frame`, which has room for 14 + length bytes; 0 with
@@ -157,7 +104,7 @@ static int place(syncws_channel *channel, syncws_scratch *scratch, struct syncws
         return 0;
     size_t size = encode(channel, scratch, frame, (uint8_t)(0x80 | opcode), slot->payload,
                          slot->length);
-    if (size == 0 || enqueue(&channel->output, frame, size) < 0)
+    if (size == 0 || syncws_queue_append(&channel->output, frame, size) < 0)
         return -1;
     slot->filled = 0;
     return 0;
@@ -217,7 +164,7 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
         return SYNCWS_UNFINISHED;
     if (length > PIECE)
         return SYNCWS_LARGE;
-    if (pending(output) > 0 && pending(output) + length > output->high_water)
+    if (syncws_queue_size(output) > 0 && syncws_queue_size(output) + length > output->high_water)
         return SYNCWS_FULL;
     if (place_controls(channel, scratch) < 0)
         return fail(channel, scratch, ENOMEM);
@@ -229,7 +176,7 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
     result = write_through(channel, scratch, scratch->output, size, &taken);
     if (result == SYNCWS_WRITE_FAILED)
         return result;
-    if (enqueue(output, scratch->output + taken, size - taken) < 0)
+    if (syncws_queue_append(output, scratch->output + taken, size - taken) < 0)
         return fail(channel, scratch, ENOMEM);
     return settle(channel, result);
 }
@@ -260,7 +207,7 @@ static int control_locked(syncws_channel *channel, syncws_scratch *scratch, int 
     if (opcode == SYNCWS_CLOSE)
         output->closing = 1; /* RFC 6455 section 5.5.1: no data after it */
     /* Behind a full socket they wait in their slots, where the newest wins. */
-    if (pending(output) > 0 && opcode != SYNCWS_CLOSE)
+    if (syncws_queue_size(output) > 0 && opcode != SYNCWS_CLOSE)
         return settle(channel, SYNCWS_PENDING);
     return flush_locked(channel, scratch);
 }
@@ -284,10 +231,10 @@ static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
     int result = send_locked(channel, scratch, first_byte, data, length);
     if (result != SYNCWS_LARGE)
         return result;
-    if (pending(output) > 0 && pending(output) + length > output->high_water)
+    if (syncws_queue_size(output) > 0 && syncws_queue_size(output) + length > output->high_water)
         return SYNCWS_FULL;
     if (place_controls(channel, scratch) < 0 || length > SIZE_MAX - 14 ||
-        reserve(output, length + 14) < 0)
+        syncws_queue_reserve(output, length + 14) < 0)
         return fail(channel, scratch, ENOMEM);
     size_t size = encode(channel, scratch, output->data + output->end, (uint8_t)first_byte,
                          (const uint8_t *)data, length);
@@ -376,7 +323,7 @@ static int frame_begin_locked(syncws_channel *channel, syncws_scratch *scratch, 
         return fail(channel, scratch, ENOMEM);
     size_t size =
         syncws_encode_header(header, (uint8_t)first_byte, length, masked ? output->key : NULL);
-    if (enqueue(output, header, size) < 0)
+    if (syncws_queue_append(output, header, size) < 0)
         return fail(channel, scratch, ENOMEM);
     output->frame_left = length;
     output->frame_phase = 0;
@@ -403,7 +350,7 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
         return result;
     if (length > output->frame_left)
         length = (size_t)output->frame_left;
-    while (length > 0 && pending(output) <= output->high_water) {
+    while (length > 0 && syncws_queue_size(output) <= output->high_water) {
         size_t limit = masked || channel->external ? PIECE : UNMASKED_PIECE;
         size_t piece = length < limit ? length : limit;
         const uint8_t *source = data;
@@ -417,7 +364,7 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
         if (result == SYNCWS_WRITE_FAILED)
             return result;
         if (masked || channel->external) {
-            if (enqueue(output, source + taken, piece - taken) < 0)
+            if (syncws_queue_append(output, source + taken, piece - taken) < 0)
                 return fail(channel, scratch, ENOMEM);
             taken = piece;
         }
@@ -432,7 +379,7 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
         result = flush_locked(channel, scratch);
     if (output->frame_left == 0 && output->closing)
         syncws_list(channel, 1); /* the reader half-closes behind the close frame */
-    if (pending(output) > 0 || length > 0)
+    if (syncws_queue_size(output) > 0 || length > 0)
         result = SYNCWS_PENDING;
     return settle(channel, result);
 }
@@ -462,7 +409,7 @@ size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint
     if (state(channel, scratch) == SYNCWS_OK) {
         if (place_controls(channel, scratch) < 0)
             fail(channel, scratch, ENOMEM);
-        length = pending(output) < room ? pending(output) : room;
+        length = syncws_queue_size(output) < room ? syncws_queue_size(output) : room;
         if (length > 0)
             memcpy(copy, output->data + output->start, length);
     }
@@ -472,8 +419,8 @@ size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint
 
 void syncws_output_consume(syncws_channel *channel, size_t length) {
     pthread_mutex_lock(&channel->write_mutex);
-    if (length <= pending(&channel->output))
-        dequeue(&channel->output, length);
+    if (length <= syncws_queue_size(&channel->output))
+        syncws_queue_drop(&channel->output, length);
     pthread_mutex_unlock(&channel->write_mutex);
 }
 
@@ -498,7 +445,7 @@ size_t syncws_output_size(syncws_channel *channel) {
     pthread_mutex_lock(&channel->write_mutex);
     size_t result = 0;
     if (output->error == 0)
-        result = pending(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0) +
+        result = syncws_queue_size(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0) +
                  (channel->external && output->refused ? 1 : 0);
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
@@ -508,7 +455,7 @@ int syncws_output_idle(syncws_channel *channel) {
     const struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
     int result = output->error != 0 ||
-                 (pending(output) == 0 && output->frame_left == 0 && !has_controls(output) &&
+                 (syncws_queue_size(output) == 0 && output->frame_left == 0 && !has_controls(output) &&
                   !(channel->external && output->refused));
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
@@ -519,6 +466,6 @@ void syncws_output_fail(syncws_channel *channel, int error_number) {
     pthread_mutex_lock(&channel->write_mutex);
     if (output->error == 0)
         output->error = error_number;
-    dequeue(output, pending(output));
+    syncws_queue_drop(output, syncws_queue_size(output));
     pthread_mutex_unlock(&channel->write_mutex);
 }
