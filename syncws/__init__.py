@@ -6,7 +6,7 @@ What belongs here: the public names. What does not: anything else.
 from __future__ import annotations
 
 from .client import connect, unix_connect
-from .connection import Connection, PingWaiter, Statistics
+from .connection import Connection
 from .exceptions import (
     ConcurrencyError,
     ConnectionClosed,
@@ -34,6 +34,7 @@ from .frames import Close, CloseCode, Opcode
 from .headers import Headers
 from .http11 import Request, Response
 from .protocol import State
+from .results import PingWaiter, Statistics
 from .server import StuckHandler, ThreadingServer, broadcast, serve, unix_serve
 from .version import version as __version__
 from .waiting import wait

@@ -12,9 +12,9 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from .channel import Channel, Pending
+from .channel import Channel
 from .exceptions import ConnectionClosedOK
 from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_local, thread_scratch
 from .http11 import Request, Response
@@ -22,9 +22,10 @@ from .messages import control_payload, converted, fragment_frames, payload_of
 from .options import Options, check_timeout
 from .protocol import State
 from .reader import Reader
+from .results import PingWaiter, Statistics
 from .transport import Buffer, Transport
 
-__all__ = ["Connection", "PingWaiter", "Statistics"]
+__all__ = ["Connection"]
 
 _GOT_TEXT = lib.SYNCWS_GOT_TEXT
 _GOT_BINARY = lib.SYNCWS_GOT_BINARY
@@ -37,66 +38,6 @@ _unpack = ffi.unpack
 
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
-
-
-class Statistics(NamedTuple):
-    """Figures of one connection.
-
-    Attributes:
-        bytes_received: Bytes of frames read, before TLS counts for nothing.
-        messages_queued: Messages received and not yet taken.
-        bytes_unsent: Bytes accepted by ``send()`` and not yet by the socket.
-        latency: Seconds between the last answered ping and its pong; 0.0 before.
-    """
-
-    bytes_received: int
-    messages_queued: int
-    bytes_unsent: int
-    latency: float
-
-
-class PingWaiter:
-    """What :meth:`Connection.ping` returns."""
-
-    __slots__ = ("_channel", "_pending")
-
-    def __init__(self, channel: Channel, pending: Pending) -> None:
-        self._channel = channel
-        self._pending = pending
-
-    def is_set(self) -> bool:
-        """Whether the pong has come."""
-        return self._pending.done
-
-    @property
-    def latency(self) -> float:
-        """Seconds from ping to pong; 0.0 before it has come."""
-        return self._pending.latency
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits for the pong.
-
-        Args:
-            timeout: Seconds; ``None`` waits until the connection ends.
-
-        Returns:
-            Whether it has come.
-
-        Raises:
-            ConnectionClosed: The connection ended first.
-        """
-        deadline = check_timeout(timeout)
-        pending, channel = self._pending, self._channel
-        channel.wait_until(
-            lambda: pending.done or channel.end is not None or channel.gone, deadline
-        )
-        if pending.done:
-            return True
-        if channel.end is not None:
-            channel.finish_input()
-        if channel.closing.state is not State.OPEN:
-            raise channel.exception()
-        return False
 
 
 class Connection:
