@@ -139,7 +139,11 @@ class Close(NamedTuple):
             raise TypeError(f"reason must be a str, not {type(reason).__name__}")
         if not _is_sendable(code):
             raise ValueError(f"code {code} must not be sent: use 1000-1003, 1007-1014 or 3000-4999")
-        if len(reason.encode()) > 123:
+        try:
+            size = len(reason.encode())
+        except UnicodeEncodeError as error:
+            raise ValueError(f"reason cannot be encoded: {error.reason}") from None
+        if size > 123:
             raise ValueError("reason must not exceed 123 bytes of UTF-8")
         return cls(code, reason)
 
@@ -209,7 +213,9 @@ def read_records(scratch: Any) -> Iterator[Record]:
         record = records[index]
         kind = record.kind
         opcode = record.opcode
-        data: Any = ffi.unpack(ffi.cast("char *", record.data), record.length) if record.length else b""
+        data: Any = (
+            ffi.unpack(ffi.cast("char *", record.data), record.length) if record.length else b""
+        )
         if kind == lib.SYNCWS_MESSAGE:
             yield Record(kind, opcode, data.decode() if opcode == Opcode.TEXT else data)
         elif kind == lib.SYNCWS_RUN:
@@ -296,9 +302,7 @@ class FrameDecoder:
         max_size: int | None = 64 * 2**20,
         max_fragments: int | None = 128,
     ) -> None:
-        self._decoder = ffi.gc(
-            ffi.new("syncws_decoder *"), lib.syncws_decoder_release, size=1024
-        )
+        self._decoder = ffi.gc(ffi.new("syncws_decoder *"), lib.syncws_decoder_release, size=1024)
         self._scratch = new_scratch()
         lib.syncws_decoder_init(
             self._decoder, side, limit(max_frame_size), limit(max_size), limit(max_fragments)

@@ -28,9 +28,7 @@ class State(enum.IntEnum):
     CLOSED = 3
 
 
-_OK_CODES = frozenset(
-    {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD}
-)
+_OK_CODES = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
 
 
 class ClosingHandshake:
@@ -108,15 +106,19 @@ class ClosingHandshake:
 
     @property
     def close_code(self) -> int | None:
-        """As browsers report it: 1006 without a close frame, ``None`` while not closed."""
-        if self.state is not State.CLOSED:
+        """As browsers report it: 1006 without a close frame, ``None`` while not closed.
+
+        Both close frames settle it, while TCP may still have to end: who has just been told
+        that the connection is closed gets an answer.
+        """
+        if self.state is not State.CLOSED and not self.complete:
             return None
         return CloseCode.ABNORMAL_CLOSURE if self.rcvd is None else self.rcvd.code
 
     @property
     def close_reason(self) -> str | None:
-        """The peer's reason; ``None`` while not closed."""
-        if self.state is not State.CLOSED:
+        """The peer's reason; ``None`` as long as :attr:`close_code` is."""
+        if self.close_code is None:
             return None
         return "" if self.rcvd is None else self.rcvd.reason
 

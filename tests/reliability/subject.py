@@ -69,7 +69,7 @@ class Outcome:
         self._opened.set()
         try:
             behaviour(connection, self)
-        except Exception as error:
+        except BaseException as error:  # a failed pytest.raises() is no Exception
             self.error = error
             if self.reraise:
                 raise
@@ -362,6 +362,9 @@ class Subject:
             for thread in self._client_threads:
                 thread.join(PATIENCE)
                 assert not thread.is_alive(), thread
+            # The wake-up pipe of a server's reader goes with the last reference to it.
+            self.servers.clear()
+            self._outcomes.clear()
 
 
 def open_descriptors() -> set[str]:

@@ -235,6 +235,8 @@ def test_B5_message_that_cannot_be_sent(
             # as if it were whole.
             frames, _ = conversation.peer.read_until_close()
             assert not any(frame.fin for frame in frames)
+            conversation.peer.send_close(None)
+            conversation.peer.half_close()
             conversation.outcome.wait()
             assert isinstance(conversation.outcome.error, syncws.ConnectionClosedError)
         else:
