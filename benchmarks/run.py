@@ -198,7 +198,9 @@ def main() -> None:
         with open(options.json, "w") as file:
             json.dump(results, file)
     print(f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
-    print(f"{options.rounds} rounds, {options.clock} clock, load average {os.getloadavg()[0]:.1f}\n")
+    print(
+        f"{options.rounds} rounds, {options.clock} clock, load average {os.getloadavg()[0]:.1f}\n"
+    )
     print(table(results, names, 0 if options.clock == "wall" else 1))
 
 

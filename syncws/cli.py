@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: The arguments make no sense, or ask for help or the version.
     """
     options = _parser().parse_args(arguments)
-    if options.uri == "demo":
-        return _demo()
-    return _client(options)
+    try:
+        return _demo() if options.uri == "demo" else _client(options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,10 +139,6 @@ def _client(options: argparse.Namespace) -> int:
     except (WebSocketError, OSError, ValueError) as error:
         _say(f"Cannot connect: {error}")
         return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    agreed = "" if connection.subprotocol is None else f", subprotocol {connection.subprotocol}"
-    _say(f"Connected{agreed}.")
     with _terminal_kept():
         return _Conversation(connection, options.linger).run()
 
@@ -160,30 +157,33 @@ class _Conversation:
 
     def run(self) -> int:
         """Until the connection is closed; the exit status."""
-        threading.Thread(target=self._send_lines, name="syncws-stdin", daemon=True).start()
+        sending = threading.Thread(target=self._send_lines, name="syncws-stdin", daemon=True)
+        subprotocol = self.connection.subprotocol
         try:
-            try:
-                for message in self.connection:
-                    self._print(message)
-            except ConnectionClosed:
-                pass  # reported below, like the normal end of the loop
-            except KeyboardInterrupt:
-                self.connection.close()
-            except BrokenPipeError:
-                # Nobody reads our output. Python would complain again when it flushes.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                self.connection.close()
-            return self._report()
+            _say("Connected." if subprotocol is None else f"Connected, subprotocol {subprotocol}.")
+            sending.start()
+            for message in self.connection:
+                self._print(message)
+        except ConnectionClosed:
+            pass  # reported below, like the normal end of the loop
         except KeyboardInterrupt:
-            return _INTERRUPTED
+            self.connection.close()  # a second interrupt ends this, too
+        except BrokenPipeError:
+            # Nobody reads our output. Python would complain again when it flushes.
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            self.connection.close()
+        return self._report()
 
     def _report(self) -> int:
         while True:
             try:
                 self.connection.recv()  # what came before the end, after an interrupt
             except ConnectionClosed as closed:
-                start = _ERASE_LINE if self.interactive else ""
-                _say(f"{start}Connection closed: {_escaped(str(closed))}.")
+                if self.interactive:
+                    sys.stdout.write(_ERASE_LINE)
+                    sys.stdout.flush()
+                _say(f"Connection closed: {closed}.")
                 return 0 if isinstance(closed, ConnectionClosedOK) else 1
 
     def _print(self, message: str | bytes) -> None:
@@ -274,7 +274,7 @@ def _escaped(text: str) -> str:
 
 def _say(text: str) -> None:
     """To the user, apart from the messages, which may go to another program."""
-    print(text, file=sys.stderr, flush=True)
+    print(_escaped(text), file=sys.stderr, flush=True)
 
 
 # -- the demo ---------------------------------------------------------------------

@@ -1,0 +1,540 @@
+"""``python -m syncws``: the client in a pipe and at a terminal, and the demo.
+
+Most tests run ``main()`` in this process, with pipes or a pseudo-terminal for its standard
+streams; those of a whole program, its signals and its exit run a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import re
+import runpy
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trustme
+
+import syncws
+from syncws import cli
+
+PATIENCE = 30.0
+
+
+class Stdin:
+    """What the client reads, from the test's side."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self.file = open(self.reading)
+
+    def write(self, data: bytes) -> None:
+        os.write(self.writing, data)
+
+    def end(self) -> None:
+        if self.writing != -1:
+            os.close(self.writing)
+            self.writing = -1
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stdin]:
+    """A pipe in place of the standard input."""
+    pipe = Stdin()
+    monkeypatch.setattr(sys, "stdin", pipe.file)
+    yield pipe
+    # Ends the thread that reads it, before the descriptor gets another meaning.
+    pipe.end()
+    join_reader()
+    pipe.file.close()
+
+
+def join_reader() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "syncws-stdin":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+def echo(ws: syncws.Connection) -> None:
+    for message in ws:
+        ws.send(message)
+
+
+@contextlib.contextmanager
+def serving(handler: Callable[[syncws.Connection], object], **options: Any) -> Iterator[str]:
+    with syncws.serve(handler, "127.0.0.1", 0, **options) as server:
+        yield server.url
+
+
+# -- arguments --------------------------------------------------------------------
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"syncws {syncws.__version__}\n"
+
+
+def test_the_package_can_be_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["syncws", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("syncws", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("syncws ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--header", "no colon", "ws://localhost/"]])
+def test_bad_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m syncws" in capsys.readouterr().err
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["http://localhost/"], "not a valid WebSocket URI"),
+        (["ws://localhost/", "--header", "Bad Name: x"], "header"),
+        (["ws://localhost/", "--ping-interval", "-1"], "ping_interval"),
+        (["wss://localhost/", "--ca-file", "/does/not/exist"], "No such file"),
+        ([f"ws://127.0.0.1:{closed_port()}/"], "refused"),
+    ],
+)
+def test_what_prevents_a_connection_is_said(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Cannot connect: ")
+    assert complaint.lower() in error.lower()
+
+
+def test_an_interrupt_while_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "connect", connect)
+    assert cli.main(["ws://localhost/"]) == 130
+
+
+def test_options_reach_the_server(stdin: Stdin, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = []
+
+    def handler(ws: syncws.Connection) -> None:
+        requests.append(ws.request)
+
+    arguments = ["--origin", "https://example.org", "--subprotocol", "chat", "--header"]
+    with serving(handler, subprotocols=["chat"], origins=["https://example.org"]) as url:
+        assert cli.main([*arguments, "X-Word: a: b", url]) == 0
+    assert requests[0].headers["X-Word"] == "a: b"
+    assert requests[0].headers["Origin"] == "https://example.org"
+    assert "Connected, subprotocol chat.\n" in capsys.readouterr().err
+
+
+def test_tls_with_a_certificate_file(
+    stdin: Stdin,
+    tmp_path: Any,
+    authority: trustme.CA,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    stdin.write(b"secret\n")
+    stdin.end()
+    with serving(echo, ssl=server_context) as url:
+        assert cli.main([url, "--ca-file", str(tmp_path / "ca.pem")]) == 0
+    assert capsys.readouterr().out == "secret\n"
+
+
+# -- in a pipe --------------------------------------------------------------------
+
+
+def test_lines_go_out_and_messages_come_in(
+    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin.write("first\n\nGrüße\nno newline".encode())
+    stdin.end()
+    with serving(echo) as url:
+        assert cli.main([url]) == 0
+    output = capsys.readouterr()
+    assert output.out == "first\n\nGrüße\nno newline\n"
+    assert output.err.startswith("Connected.\nConnection closed: ")
+    assert "1000" in output.err
+
+
+def test_a_line_is_sent_when_it_is_there(stdin: Stdin) -> None:
+    """Not when the input ends."""
+    received = threading.Event()
+
+    def handler(ws: syncws.Connection) -> None:
+        assert ws.recv(timeout=PATIENCE) == "now"
+        received.set()
+
+    stdin.write(b"now\n")
+    with serving(handler) as url:
+        assert cli.main([url]) == 0
+    assert received.is_set()
+
+
+def test_answers_are_waited_for_at_the_end_of_the_input(
+    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def handler(ws: syncws.Connection) -> None:
+        ws.recv()
+        for number in range(3):
+            time.sleep(0.2)  # each shorter than the time to linger, together longer
+            ws.send(str(number))
+        for _ in ws:
+            pass
+
+    stdin.write(b"question\n")
+    stdin.end()
+    with serving(handler) as url:
+        assert cli.main([url, "--linger", "0.5"]) == 0
+    assert capsys.readouterr().out == "0\n1\n2\n"
+
+
+def test_a_line_that_is_not_text_is_not_sent(
+    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin.write(b"\xff\xfe\nfine\n")
+    stdin.end()
+    with serving(echo) as url:
+        assert cli.main([url]) == 0
+    output = capsys.readouterr()
+    assert output.out == "fine\n"
+    assert "Not sent" in output.err
+
+
+def test_a_peer_cannot_drive_the_terminal(stdin: Stdin, capsys: pytest.CaptureFixture[str]) -> None:
+    def handler(ws: syncws.Connection) -> None:
+        ws.send("\x1b]0;title\x07 \r\n \x7f \x9b2J \u202eabc ok: é 漢")
+        ws.close(1000, "\x1b[2J")
+
+    with serving(handler) as url:
+        assert cli.main([url]) == 0
+    output = capsys.readouterr()
+    assert output.out == "\\x1b]0;title\\x07 \\r\\n \\x7f \\x9b2J \\u202eabc ok: é 漢\n"
+    assert "\\x1b[2J" in output.err
+    assert not re.search("[\x00-\x09\x0b-\x1f]", output.out + output.err)
+
+
+def test_binary_messages_are_shown_in_hexadecimal(
+    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def handler(ws: syncws.Connection) -> None:
+        ws.send(b"\x00\x1b\xff")
+        ws.send(bytes(100))
+
+    with serving(handler) as url:
+        assert cli.main([url]) == 0
+    zeros = " ".join(["00"] * 32)
+    assert capsys.readouterr().out == (
+        f"(binary, 3 bytes) 00 1b ff\n(binary, 100 bytes) {zeros}...\n"
+    )
+
+
+def test_output_that_knows_only_ascii(stdin: Stdin, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    with serving(lambda ws: ws.send("é")) as url:
+        assert cli.main([url]) == 0
+    assert output.getvalue() == b"\\xe9\n"
+
+
+def test_output_that_nobody_reads(stdin: Stdin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``| head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    def handler(ws: syncws.Connection) -> None:
+        with contextlib.suppress(syncws.ConnectionClosed):
+            while True:
+                ws.send("spam", timeout=PATIENCE)
+
+    with open(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with serving(handler) as url:
+            assert cli.main([url]) == 0
+
+
+def test_an_abnormal_end_is_status_1(stdin: Stdin, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda ws: ws.close(1011, "trouble")) as url:
+        assert cli.main([url]) == 1
+    assert "trouble" in capsys.readouterr().err
+
+
+def test_the_end_of_the_connection_ends_the_client_while_it_reads_the_input(
+    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda ws: ws.send("bye")) as url:
+        assert cli.main([url]) == 0
+    assert capsys.readouterr().out == "bye\n"
+    stdin.write(b"too late\n")  # the thread that reads it must end all the same
+    join_reader()
+
+
+def test_an_interrupt_closes_the_connection(
+    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = []
+
+    def handler(ws: syncws.Connection) -> None:
+        ws.recv()  # now the client is in its loop
+        os.kill(os.getpid(), signal.SIGINT)
+        ws.wait_closed(PATIENCE)
+        codes.append(ws.close_code)
+
+    stdin.write(b"go\n")
+    with serving(handler) as url:
+        assert cli.main([url]) == 0
+    assert codes == [1000]
+    assert "Connection closed: sent 1000" in capsys.readouterr().err
+
+
+def test_a_second_interrupt_ends_it_at_once(stdin: Stdin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(ws: syncws.Connection) -> None:
+        ws.recv()
+        os.kill(os.getpid(), signal.SIGINT)
+        ws.wait_closed(PATIENCE)
+
+    def close(connection: syncws.Connection) -> None:
+        connection.abort()
+        raise KeyboardInterrupt
+
+    stdin.write(b"go\n")
+    with serving(handler) as url:
+        monkeypatch.setattr(syncws.Connection, "close", close)
+        assert cli.main([url]) == 130
+        monkeypatch.undo()
+
+
+# -- at a terminal ----------------------------------------------------------------
+
+
+class Terminal:
+    """A pseudo-terminal: what a person would type and see."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self._seen = b""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def expect(self, text: str) -> str:
+        """Waits until ``text`` is on the screen; all up to there since the last time."""
+        wanted = text.encode()
+        while wanted not in self._seen:
+            self._seen += os.read(self.master, 4096)
+        before, _, self._seen = self._seen.partition(wanted)
+        return (before + wanted).decode()
+
+    def close(self) -> None:
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    join_reader()
+    terminal.close()
+
+
+@contextlib.contextmanager
+def standard_streams(terminal: Terminal) -> Iterator[None]:
+    """Those of this process; not a fixture, for pytest exchanges them before the call."""
+    with (
+        open(terminal.slave, closefd=False) as reading,
+        open(terminal.slave, "w", closefd=False) as writing,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
+        monkeypatch.setattr(sys, "stdin", reading)
+        monkeypatch.setattr(sys, "stdout", writing)
+        monkeypatch.setattr(sys, "stderr", writing)
+        yield
+        join_reader()
+
+
+@pytest.mark.parametrize("missing", [None, "readline", "termios"])
+def test_a_conversation_at_a_terminal(
+    terminal: Terminal, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+    terminal.type("hello\n")
+
+    def handler(ws: syncws.Connection) -> None:
+        ws.send(f"you said: {ws.recv()}")
+        ws.wait_closed(PATIENCE)
+
+    def person() -> None:
+        terminal.expect("< you said: hello")
+        terminal.type("\x04")
+        terminal.expect("Connection closed: sent 1000")
+
+    typing = threading.Thread(target=person)
+    typing.start()
+    with serving(handler) as url, standard_streams(terminal):
+        assert cli.main([url]) == 0
+    typing.join()
+
+
+@contextlib.contextmanager
+def program(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    # The package under test, not what the working directory may hold.
+    command = [sys.executable, "-P", "-m", "syncws", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__))}
+    environment |= {"TERM": "dumb", "INPUTRC": os.devnull}  # for the tests at a terminal
+    with subprocess.Popen(command, env=environment, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def own_terminal() -> None:
+    """In the child: its terminal is the one that can interrupt it."""
+    os.setsid()
+    import fcntl
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextlib.contextmanager
+def program_at(terminal: Terminal, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    slave = terminal.slave
+    with program(url, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal) as process:
+        yield process
+
+
+def test_a_message_that_comes_while_a_line_is_typed(terminal: Terminal) -> None:
+    typed = threading.Event()
+    received = []
+
+    def handler(ws: syncws.Connection) -> None:
+        typed.wait(PATIENCE)
+        ws.send("news")
+        received.append(ws.recv(timeout=PATIENCE))
+        ws.wait_closed(PATIENCE)
+
+    with serving(handler) as url, program_at(terminal, url) as process:
+        terminal.expect("> ")
+        terminal.type("hal")
+        terminal.expect("hal")
+        typed.set()
+        # The line is shown again below the message, and can be edited on.
+        terminal.expect("< news\r\n> hal")
+        terminal.type("\x7fllo\n")
+        while not received:
+            time.sleep(0.01)
+        terminal.type("\x03")
+        assert process.wait(PATIENCE) == 0
+        terminal.expect("Connection closed: sent 1000")
+    assert received == ["hallo"]
+
+
+def test_the_terminal_is_left_as_it_was(terminal: Terminal) -> None:
+    """Although the connection ends while a line is being edited."""
+    prompted = threading.Event()
+
+    def handler(ws: syncws.Connection) -> None:
+        prompted.wait(PATIENCE)
+
+    before = termios.tcgetattr(terminal.slave)
+    with serving(handler) as url, program_at(terminal, url) as process:
+        terminal.expect("> ")
+        terminal.type("unfinished")
+        terminal.expect("unfinished")
+        prompted.set()
+        assert process.wait(PATIENCE) == 0
+    assert termios.tcgetattr(terminal.slave) == before
+
+
+def test_an_interrupt_of_the_program_in_a_pipe() -> None:
+    with (
+        serving(lambda ws: ws.wait_closed(PATIENCE)) as url,
+        program(url, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+    ):
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"Connected.\n"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert b"Connection closed: sent 1000" in error
+    assert b"Traceback" not in error
+
+
+def test_the_program_ends_while_a_thread_reads_its_input() -> None:
+    """That thread must not hold a lock that the interpreter needs to exit."""
+    with (
+        serving(lambda ws: ws.send("bye")) as url,
+        program(url, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.read() == b"bye\n"
+        assert process.wait(PATIENCE) == 0
+
+
+# -- the demo ---------------------------------------------------------------------
+
+
+def test_the_demo_in_a_hurry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_MEASURE_TIME", 0.02)
+    assert cli.main(["demo"]) == 0
+    output = capsys.readouterr().out
+    assert re.findall("server on (wss?)://", output) == ["ws", "wss"]
+    assert output.count("closed with code 1000") == 2
+    rates = [float(rate.replace(",", "")) for rate in re.findall(r"([\d,]+)/s", output)]
+    assert len(rates) == 4
+    assert min(rates) > 0
+
+
+def test_the_demo_without_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_MEASURE_TIME", 0.02)
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    assert cli.main(["demo"]) == 1
+    output = capsys.readouterr()
+    assert output.out.count("closed with code 1000") == 1
+    assert "pip install 'syncws[demo]'" in output.err
+
+
+def test_the_demo_notices_a_wrong_answer() -> None:
+    with serving(lambda ws: ws.send("other")) as url, syncws.connect(url) as ws:
+        with pytest.raises(RuntimeError, match="something else"):
+            cli._exchange(ws, "this")
+
+
+def test_the_demo_as_a_program() -> None:
+    with program("demo", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        output, error = process.communicate(timeout=2 * PATIENCE)
+    assert process.returncode == 0
+    assert error == b""
+    assert output.count(b"closed with code 1000") == 2
