@@ -121,6 +121,26 @@ def test_a2_fragments_are_counted_together(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
+def test_a2_accounting_does_not_wrap_around(side: int) -> None:
+    key = key_for(side)
+    decoder = CodecDecoder(side)
+    decoder.feed(encode(BINARY, b"x", fin=False, key=key))
+    decoder.struct.message_length = 2**64 - 5  # as if so much had come
+    events = decoder.feed(encode(CONTINUATION, b"x" * 10, key=key))
+    assert events == [("failure", "MESSAGE_TOO_BIG")]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a3_a_limit_that_was_lowered_inside_a_message(side: int) -> None:
+    key = key_for(side)
+    decoder = CodecDecoder(side, max_size=1000)
+    decoder.feed(encode(BINARY, b"x" * 100, fin=False, key=key))
+    decoder.struct.max_size = 50
+    events = decoder.feed(encode(CONTINUATION, b"", key=key))
+    assert events == [("failure", "MESSAGE_TOO_BIG")]
+
+
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("maximum", [1, 125, 126, 1000, 1024, 1025, 65535, 65536])
 def test_a3_limits_are_inclusive(side: int, maximum: int) -> None:
     key = key_for(side)
