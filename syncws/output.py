@@ -159,8 +159,8 @@ class OutputChannel:
         # Orders messages that take several steps; may be held while waiting.
         self.send_lock = threading.RLock()
         self.closing = ClosingHandshake()
-        # Set while a thread is inside a transport's method, for signal handlers in it.
-        self._moving = False
+        # The thread inside a transport's method, for signal handlers in it; 0 for none.
+        self._moving = 0
         # Those of the threads that wait for something to happen here.
         self.waiters: collections.deque[Waiter] = collections.deque()
         # Threads that wait for room: while there are any, reading goes on.
@@ -195,7 +195,9 @@ class OutputChannel:
         So it is for a signal handler; what it waited for would wait for itself.
         """
         return bool(
-            self._moving or lib.syncws_message_is_mine(self.c) or lib.syncws_is_mine(self.c)
+            self._moving == threading.get_ident()
+            or lib.syncws_message_is_mine(self.c)
+            or lib.syncws_is_mine(self.c)
         )
 
     # -- ending -------------------------------------------------------------------
@@ -243,7 +245,7 @@ class OutputChannel:
                 # A signal handler inside a transport's method: the reader will do it.
                 lib.syncws_list(self.c, 1)
                 return int(lib.SYNCWS_PENDING)
-            self._moving = True
+            self._moving = threading.get_ident()
             try:
                 return self._flush_transport()
             except OSError as error:
@@ -255,7 +257,7 @@ class OutputChannel:
                 self.abort(error, "interrupted while writing")
                 raise
             finally:
-                self._moving = False
+                self._moving = 0
 
     def _flush_transport(self) -> int:
         scratch = thread_scratch()
@@ -357,9 +359,12 @@ class OutputChannel:
         try:
             self.senders.add(thread)
             self.resume_reading()
-            lib.syncws_wait_writable(self.c, wait_milliseconds(deadline))
+            result = lib.syncws_wait_writable(self.c, wait_milliseconds(deadline))
         finally:
             self.senders.discard(thread)
+        if result == lib.SYNCWS_GONE:
+            # What waits in the queue then will wait for ever.
+            raise self.exception()
         self.flush()
 
     def resume_reading(self) -> None:
@@ -453,7 +458,10 @@ class OutputChannel:
     def raise_closed(self, result: int, deadline: float | None) -> None:
         """Raises what ended the output; after a write error, what the peer said first."""
         if result == lib.SYNCWS_WRITE_FAILED:
-            self.read_last_words(deadline)
+            self._note_write_error(thread_scratch().error_number)
+            # The reader thread must not wait, and who reads here cannot wait for itself.
+            if not self.reader.in_thread() and not lib.syncws_is_mine(self.c):
+                self.read_last_words(deadline)
         if self.closing.sent is None and self.closing.rcvd is None and not self.gone:
             # The queue was closed a moment before the state says so.
             raise ConnectionClosedError(None, None)

@@ -51,9 +51,7 @@ def test_every_exception_has_the_same_base_and_a_docstring(name: str) -> None:
         ),
     ],
 )
-def test_who_closed(
-    rcvd: Close | None, sent: Close | None, order: bool | None, text: str
-) -> None:
+def test_who_closed(rcvd: Close | None, sent: Close | None, order: bool | None, text: str) -> None:
     error = ConnectionClosed(rcvd, sent, order)
     assert str(error) == text
     assert str(ConnectionClosed(rcvd, sent, order, "why")) == text + ": why"

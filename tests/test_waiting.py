@@ -1,0 +1,100 @@
+"""Waiting for several connections, and the objects that calls return."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+
+import pytest
+from pairing import PATIENCE, InThread, Pair, eventually, frame
+
+import syncws
+from syncws import wait
+
+
+def test_a_message_ends_the_wait() -> None:
+    with Pair() as first, Pair() as second:
+        waiting = InThread(wait, [first.connection, second.connection], PATIENCE)
+        assert eventually(lambda: second.channel.waiters)
+        second.peer.sendall(frame(1, b"x"))
+        assert waiting.result() == [second.connection]
+        assert second.connection.recv(0) == "x"
+        assert not first.channel.waiters
+        assert not second.channel.waiters
+
+
+def test_messages_that_are_there_already_count() -> None:
+    with Pair() as first, Pair() as second:
+        for pair in (first, second):
+            pair.peer.sendall(frame(1, b"x"))
+        assert eventually(lambda: first.channel.inbound and second.channel.inbound)
+        assert wait([second.connection, first.connection], 0) == [
+            second.connection,
+            first.connection,
+        ]
+
+
+def test_nothing_until_the_timeout() -> None:
+    with Pair() as pair:
+        start = time.monotonic()
+        assert wait([pair.connection], 0.3) == []
+        assert time.monotonic() - start >= 0.3
+        assert wait([pair.connection], 0) == []
+    assert wait([], None) == []
+
+
+def test_the_end_counts_as_something_to_receive() -> None:
+    with Pair() as pair:
+        waiting = InThread(wait, [pair.connection])
+        pair.peer.close()
+        assert waiting.result() == [pair.connection]
+        with pytest.raises(syncws.ConnectionClosedError):
+            pair.connection.recv(PATIENCE)
+        assert wait([pair.connection], 0) == [pair.connection]
+
+
+def test_what_tls_holds_already_counts(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    with Pair((client_context, server_context)) as pair:
+        pair.peer.sendall(frame(1, b"a") + frame(1, b"b") + frame(2, b"x" * 200_000))
+        assert pair.connection.recv(PATIENCE) == "a"
+        for expected in ("b", b"x" * 200_000):
+            assert wait([pair.connection], PATIENCE) == [pair.connection]
+            assert pair.connection.recv(PATIENCE) == expected
+
+
+def test_a_ping_can_be_waited_for() -> None:
+    with Pair() as pair:
+        waiter = pair.connection.ping(b"here")
+        assert not waiter.is_set()
+        assert waiter.latency == 0.0
+        assert not waiter.wait(0.05)
+        received = pair.peer.recv(100)
+        assert len(received) == 10
+        timer = threading.Timer(0.05, pair.peer.sendall, (frame(10, b"here"),))
+        timer.start()
+        assert waiter.wait(PATIENCE)
+        assert waiter.is_set()
+        assert waiter.latency > 0
+        assert pair.connection.latency == waiter.latency
+        assert pair.connection.stats.latency == waiter.latency
+        assert waiter.wait(0)
+        timer.join()
+
+
+@pytest.mark.parametrize("ending", ["close", "eof", "abort"])
+def test_a_ping_whose_connection_ends(ending: str) -> None:
+    with Pair() as pair:
+        waiter = pair.connection.ping()
+        waiting = InThread(waiter.wait, PATIENCE)
+        assert eventually(lambda: pair.channel.waiters)
+        if ending == "close":
+            pair.peer.sendall(frame(8, b"\x03\xe8"))
+        elif ending == "eof":
+            pair.peer.close()
+        else:
+            pair.connection.abort()
+        with pytest.raises(syncws.ConnectionClosed):
+            waiting.result()
