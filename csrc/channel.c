@@ -121,6 +121,22 @@ int syncws_leave(syncws_channel *channel, int flags) {
     return result;
 }
 
+int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags) {
+    pthread_mutex_lock(&channel->mutex);
+    if (channel->owner == syncws_this_thread()) {
+        if (scratch->unclaimed == 1) {
+            /* Interrupted twice: messages are lost, and what follows must not be taken
+             * for what the peer said next. */
+            scratch->unclaimed = 0;
+            flags |= SYNCWS_FLAG_GONE;
+        }
+        leave_locked(channel, (unsigned)flags);
+    }
+    int result = flags_locked(channel);
+    pthread_mutex_unlock(&channel->mutex);
+    return result;
+}
+
 int syncws_is_mine(syncws_channel *channel) {
     pthread_mutex_lock(&channel->mutex);
     int result = channel->owner == syncws_this_thread();

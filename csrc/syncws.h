@@ -294,6 +294,9 @@ int syncws_take(syncws_channel *channel, int mode);
 /* Gives it back if the calling thread has it, and sets flags (PAUSED, PARKED, GONE,
  * QUEUED, HANDED) in the same step.  Returns the flags, with FOLLOWERS. */
 int syncws_leave(syncws_channel *channel, int flags);
+/* The same for who has read into `scratch`.  If what was decoded is still in there, it is
+ * lost, and with it the connection: GONE. */
+int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags);
 /* 1 if the calling thread is the owner. */
 int syncws_is_mine(syncws_channel *channel);
 
