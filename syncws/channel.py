@@ -19,11 +19,11 @@ import time
 
 from .exceptions import ConcurrencyError, ProtocolError
 from .frames import Close, CloseCode, Opcode, Record, Side, ffi, lib, thread_scratch
-from .input import InputChannel
 from .options import Options
 from .output import adopt_main_thread
 from .protocol import State
 from .reader import READ, WRITE, Reader, Timer
+from .streaming import StreamingChannel
 from .transport import CHUNK, Transport
 
 __all__ = ["Channel", "Pending"]
@@ -47,7 +47,7 @@ class Pending:
         self.sent_at = time.monotonic()
 
 
-class Channel(InputChannel):
+class Channel(StreamingChannel):
     """One connection. Methods may be called by any thread unless they say otherwise.
 
     Args:
@@ -276,6 +276,11 @@ class Channel(InputChannel):
         if self.abandoned and self.closing.state is State.OPEN:
             self.start_close(Close(CloseCode.GOING_AWAY, ""))
         if self.gone:
+            if self.closing.state is not State.CLOSED:
+                # C ended it: see syncws_finish().
+                with self.state_lock:
+                    self.closing.end(None, "interrupted in the middle of receiving")
+                self.notify()
             self.reap()
             self.reader.unwatch(self._descriptor, self.on_ready)
             if lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_CLOSED:
@@ -337,8 +342,10 @@ class Channel(InputChannel):
             waiting = self.flush() == lib.SYNCWS_PENDING
             flushed = lib.syncws_output_idle(self.c)
             # Section 7.1.1: the server closes TCP first; after a failure either does.
-            if flushed and not self._half_closed and (
-                self.side is Side.SERVER or not self.closing.complete
+            if (
+                flushed
+                and not self._half_closed
+                and (self.side is Side.SERVER or not self.closing.complete)
             ):
                 self._half_closed = True
                 with self.state_lock:
@@ -348,7 +355,7 @@ class Channel(InputChannel):
             ended = True
         finally:
             flags = lib.syncws_leave(self.c, 0)
-            self._left(flags)
+            self.left(flags)
         if ended or self._discarded > _DISCARD_LIMIT:
             self.abort()
         elif not self.gone:

@@ -66,7 +66,7 @@ class Connection:
         "_channel",
         "_id",
         "_inbound",
-        "_pop",
+        "_queued",
         "handler_data",
         "logger",
         "request",
@@ -95,7 +95,7 @@ class Connection:
         self._channel = Channel(transport, side, reader, options, early_data)
         self._c = self._channel.c
         self._inbound = self._channel.inbound
-        self._pop = self._inbound.popleft
+        self._queued = self._channel.queued
 
     def __del__(self) -> None:
         # The collector may run this inside any locked section of this thread: no lock. And in
@@ -213,7 +213,9 @@ class Connection:
             return converted(self.recv(timeout), decode)
         if self._inbound:
             try:
-                return self._pop()
+                # Not a call: a Ctrl-C at its end would lose the message.
+                for message in self._queued:
+                    return message
             except IndexError:
                 pass  # another thread was faster
         deadline = None
@@ -256,12 +258,12 @@ class Connection:
             TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`recv`.
         """
         messages = [self.recv(timeout)]
-        pop = self._pop
         try:
-            while True:
-                messages.append(pop())
+            # One call that raises at its end: no signal handler comes in between.
+            messages.extend(self._queued)
         except IndexError:
-            return messages
+            pass
+        return messages
 
     def recv_streaming(
         self, decode: bool | None = None, timeout: float | None = None

@@ -11,10 +11,13 @@ up to the high-water mark. The owner alone touches the decoder.
 from __future__ import annotations
 
 import collections
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from .exceptions import ConcurrencyError
 from .frames import (
+    Opcode,
     Record,
     Side,
     failure_error,
@@ -30,13 +33,13 @@ from .output import OutputChannel, Waiter, wait_milliseconds
 from .reader import Reader
 from .transport import CHUNK, Transport, remaining
 
-__all__ = ["InputChannel"]
+__all__ = ["InputChannel", "Stream"]
 
 # Inbound bytes beyond which the reader thread stops reading; it goes on at a quarter.
 HIGH_WATER = 2**20
 
-_PARKED = lib.SYNCWS_FLAG_PARKED
-_DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
+PARKED = lib.SYNCWS_FLAG_PARKED
+DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
 
 # Results of reading after which the caller owns the channel.
 _OWNED = frozenset(
@@ -48,6 +51,8 @@ _OWNED = frozenset(
         lib.SYNCWS_READ_FAILED,
     }
 )
+# The same, and those after which C keeps the caller owner if others must be told.
+_MAYBE_OWNED = _OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
 
 
 def take_single(scratch: Any) -> str | bytes:
@@ -57,6 +62,37 @@ def take_single(scratch: Any) -> str | bytes:
     # Nothing is called from here to the caller's use of the result.
     scratch.unclaimed = 0
     return message
+
+
+def _free_scratch() -> Any:
+    """The thread's scratch, or a new one in a signal handler in the middle of a call."""
+    scratch = thread_scratch()
+    return new_scratch() if scratch.unclaimed else scratch
+
+
+class Stream:
+    """One message in pieces. The owner of the channel fills it, one thread empties it."""
+
+    # What becomes of it.
+    WANTED = 0  # its iterator goes on
+    DROPPED = 1  # its iterator was left in the middle, or has ended
+    KEPT = 2  # its iterator was left before its first piece: recv() gets all of it
+
+    __slots__ = ("fate", "finished", "pieces", "taken")
+
+    def __init__(self) -> None:
+        self.pieces: collections.deque[Record] = collections.deque()
+        # Whether its last piece came; set by the owner.
+        self.finished = False
+        # Set by the thread that empties it.
+        self.taken = False
+        self.fate = Stream.WANTED
+
+    def whole(self, more: list[Record]) -> list[str | bytes]:
+        """The message of its pieces and ``more``, in a list."""
+        pieces = [*self.pieces, *more]
+        data = b"".join(piece.data for piece in pieces)
+        return [data.decode() if pieces[0].opcode == Opcode.TEXT else data]
 
 
 class InputChannel(OutputChannel):
@@ -71,11 +107,12 @@ class InputChannel(OutputChannel):
 
     __slots__ = (
         "_inbound_bytes",
-        "_pieces",
-        "_skip_pieces",
+        "_paused_length",
         "decoder",
         "end",
         "inbound",
+        "incoming",
+        "queued",
         "side",
         "streaming",
     )
@@ -94,19 +131,25 @@ class InputChannel(OutputChannel):
         )
         # Whole messages; appended to by the owner, popped by any thread without a lock.
         self.inbound: collections.deque[str | bytes] = collections.deque()
+        # Pops them; raises IndexError if there is none. A `for` over it takes a message
+        # without a call: the interpreter looks for signals after calls, and the result of
+        # one that is interrupted there is lost.
+        self.queued: Iterator[str | bytes] = iter(self.inbound.popleft, None)
         # An upper bound of their size: what was delivered since the last exact count.
         self._inbound_bytes = 0
-        # recv_streaming(): whether it is under way; what came; whether it is unwanted.
-        self.streaming = False
-        self._pieces: collections.deque[Record] | None = None
-        self._skip_pieces = False
+        # The queue's length when the reader thread last asked whether to go on.
+        self._paused_length = -1
+        # The owner's: the message that comes in pieces, until its last one came.
+        self.incoming: Stream | None = None
+        # The message of the last recv_streaming(), if it may be under way.
+        self.streaming: Stream | None = None
         # How the input ended: a close frame's payload or an exception. Set by the owner.
         self.end: bytes | BaseException | None = None
 
     def feed(self, data: bytes) -> None:
         """Decodes bytes that came by another way: behind the opening handshake."""
         for start in range(0, len(data), CHUNK):
-            scratch = thread_scratch()
+            scratch = _free_scratch()
             piece = data[start : start + CHUNK]
             code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_WAIT)
             if code != lib.SYNCWS_OK:
@@ -137,58 +180,77 @@ class InputChannel(OutputChannel):
             ConcurrencyError: The calling thread is inside another call already.
         """
         while True:
-            if code in _OWNED:
+            if code in _MAYBE_OWNED:
                 self._digest_and_leave(scratch, code)
             generation = lib.syncws_generation(self.c)
             try:
-                return self.inbound.popleft()
+                for message in self.queued:
+                    return message
             except IndexError:
                 lib.syncws_seen_empty(self.c, generation)
-            self._raise_ended(code)
+            self.raise_ended(code)
             if code == lib.SYNCWS_BUSY:
-                self._follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
+                self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
             if code != lib.SYNCWS_QUEUED and remaining(deadline) == 0.0:
                 raise TimeoutError("timed out: no message arrived in time")
-            if self.streaming:
-                raise ConcurrencyError("recv_streaming() is in the middle of a message")
+            self.check_streaming()
+            if code == lib.SYNCWS_OWN:
+                raise ConcurrencyError("this thread is in the middle of receiving already")
             milliseconds = wait_milliseconds(deadline)
             if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.transport.external:
-                code = self._read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
+                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
                 continue
             code = lib.syncws_receive(self.c, scratch, milliseconds)
             if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
                 return take_single(scratch)
 
-    def _raise_ended(self, code: int) -> None:
+    def raise_ended(self, code: int) -> None:
         """Raises if ``code`` says that nothing will come any more."""
         if code == lib.SYNCWS_PARKED:
             self.finish_input()
         if code in (lib.SYNCWS_PARKED, lib.SYNCWS_GONE):
             raise self.exception()
 
+    def check_streaming(self) -> None:
+        stream = self.streaming
+        if stream is not None:
+            if stream.fate == Stream.WANTED:
+                raise ConcurrencyError("recv_streaming() is in the middle of a message")
+            self.streaming = None
+
     def recover(self, scratch: Any) -> None:
         """After an exception in the middle of a call: what C decoded is not lost."""
         if lib.syncws_is_mine(self.c):
-            code = scratch.code if scratch.unclaimed == 1 else lib.SYNCWS_RECORDS
-            self._digest_and_leave(scratch, code)
+            self._digest_and_leave(
+                scratch, scratch.code if scratch.unclaimed == 1 else lib.SYNCWS_RECORDS
+            )
         elif scratch.unclaimed == 1 and scratch.code in (
             lib.SYNCWS_GOT_TEXT,
             lib.SYNCWS_GOT_BINARY,
         ):
-            self.inbound.appendleft(take_single(scratch))
+            self.put_back(take_single(scratch))
+
+    def put_back(self, message: str | bytes) -> None:
+        """Puts a message first in the queue that nobody got to see."""
+        try:
+            self.inbound.appendleft(message)
+        finally:
             lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
 
-    def _read_once(self, mode: int, milliseconds: int) -> int:
-        """Takes ownership, reads once, delivers, leaves; why not, if it could not."""
-        scratch = thread_scratch()
-        if scratch.unclaimed:
-            scratch = new_scratch()  # a signal handler in the middle of another call
+    def read_once(self, mode: int, milliseconds: int, stream: Stream | None = None) -> int:
+        """Takes ownership, reads once, delivers, leaves; why not, if it could not.
+
+        Does not wait if there are pieces of ``stream``.
+        """
+        scratch = _free_scratch()
         if lib.syncws_is_mine(self.c):
             raise ConcurrencyError("this thread is in the middle of receiving already")
         try:
             code: int = lib.syncws_take(self.c, mode)
             if code == lib.SYNCWS_OK:
-                code = self._read(scratch, milliseconds)
+                # Pieces may have come since the caller looked; from here on none can.
+                wait = stream is None or not (stream.pieces or stream.finished)
+                code = self._read(scratch, milliseconds if wait else 0)
                 if code in _OWNED:
                     self._digest(scratch, code)
                     code = lib.SYNCWS_OK
@@ -199,14 +261,15 @@ class InputChannel(OutputChannel):
         finally:
             # No Python function is called before C lets go: a signal handler could raise
             # at its first line, and the channel would be owned for ever.
-            flags = lib.syncws_leave(
+            flags = lib.syncws_finish(
                 self.c,
-                (_PARKED if self.end is not None else 0) | (_DELIVERED if self.inbound else 0),
+                scratch,
+                (PARKED if self.end is not None else 0) | (DELIVERED if self.inbound else 0),
             )
-            self._left(flags)
+            self.left(flags)
         return code
 
-    def _left(self, flags: int) -> None:
+    def left(self, flags: int) -> None:
         if self.waiters:
             self.notify()
         if flags & lib.SYNCWS_FLAG_GONE:
@@ -217,11 +280,12 @@ class InputChannel(OutputChannel):
             if lib.syncws_is_mine(self.c):
                 self._digest(scratch, code)
         finally:
-            flags = lib.syncws_leave(
+            flags = lib.syncws_finish(
                 self.c,
-                (_PARKED if self.end is not None else 0) | (_DELIVERED if self.inbound else 0),
+                scratch,
+                (PARKED if self.end is not None else 0) | (DELIVERED if self.inbound else 0),
             )
-            self._left(flags)
+            self.left(flags)
 
     def _read(self, scratch: Any, milliseconds: int) -> int:
         """The owner reads: by C on a plain socket, else by the transport."""
@@ -238,7 +302,7 @@ class InputChannel(OutputChannel):
         with self.state_lock:
             if self._moving:
                 raise ConcurrencyError("this thread is in the middle of another call")
-            self._moving = True
+            self._moving = threading.get_ident()
             scratch.unclaimed = 2  # the memory is in use, there is nothing to recover
             try:
                 count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
@@ -251,7 +315,7 @@ class InputChannel(OutputChannel):
                 self.abort(error, "interrupted while reading")
                 raise
             finally:
-                self._moving = False
+                self._moving = 0
                 scratch.unclaimed = 0
         if count is None:
             return int(lib.SYNCWS_TIMED_OUT)
@@ -259,7 +323,7 @@ class InputChannel(OutputChannel):
             return int(lib.SYNCWS_END_OF_STREAM)
         return int(lib.syncws_decode_input(self.c, scratch, count))
 
-    def _follow(self, mode: int, deadline: float | None) -> None:
+    def follow(self, mode: int, deadline: float | None) -> None:
         """Waits for the owner to leave, at most one slice."""
         with Waiter((self,)) as waiter:
             if lib.syncws_follow(self.c, mode):
@@ -274,14 +338,14 @@ class InputChannel(OutputChannel):
         """Delivers what a read brought, and notes how the input ended, if it did."""
         while code in (lib.SYNCWS_RECORDS, lib.SYNCWS_RECORDS_MORE, lib.SYNCWS_RECORDS_FAILED):
             if scratch.unclaimed != 1:
-                return
+                break
             self._deliver(scratch)
             if code != lib.SYNCWS_RECORDS_MORE:
                 break
             code = lib.syncws_decode_rest(self.c, scratch)
         if self.end is not None:
             return
-        if code == lib.SYNCWS_RECORDS_FAILED:
+        if self.decoder.failure:  # whatever `code` is: an interrupt may have come before
             self.end = failure_error(self.decoder)
         elif code == lib.SYNCWS_END_OF_STREAM:
             self.end = EOFError("the connection ended without a close frame")
@@ -310,30 +374,44 @@ class InputChannel(OutputChannel):
             else:
                 pieces.append(record)
                 size += len(record.data)
-        if self._skip_pieces:
-            self._skip_pieces = not any(piece.last for piece in pieces)
-            pieces = []
         if self.closing.sent is not None and self._over(HIGH_WATER):
             messages = []  # nobody may ever take them, and the close frame must be reached
-        inbound, waiting = self.inbound, self._pieces
-        if waiting is None:
-            waiting = collections.deque()  # nobody asked for pieces, so there are none
-        # No call between these statements, so no signal handler: all of it or nothing.
+        inbound, stream = self.inbound, self.incoming
+        finished = bool(pieces) and pieces[-1].last
+        while stream is not None:
+            fate = stream.fate
+            # Whole messages can only have come after the last piece.
+            kept = stream.whole(pieces) + messages if finished and fate == Stream.KEPT else messages
+            # No call from here on, so no signal handler and no other thread in between.
+            if stream.fate != fate:
+                continue
+            inbound += kept
+            if fate != Stream.DROPPED:
+                stream.pieces += pieces
+            scratch.unclaimed = 0
+            self._inbound_bytes += size
+            if finished:
+                stream.finished = True
+                self.incoming = None
+            return
         inbound += messages
-        waiting += pieces
         scratch.unclaimed = 0
         self._inbound_bytes += size
 
+    def _queued_pieces(self) -> tuple[Record, ...]:
+        stream = self.incoming
+        return () if stream is None else tuple(stream.pieces)
+
     def _over(self, high: int) -> bool:
         """Whether the inbound queue is above ``high`` bytes or ``max_queue`` messages."""
-        queued = len(self.inbound) + len(self._pieces or ())
+        queued = len(self.inbound) + len(self._queued_pieces())
         if self.options.max_queue is not None and queued >= self.options.max_queue:
             # While a sender waits, bytes are what counts.
             if not self.senders:
                 return True
         if self._inbound_bytes <= high:
             return False
-        pieces = sum(len(piece.data) for piece in tuple(self._pieces or ()))
+        pieces = sum(len(piece.data) for piece in self._queued_pieces())
         self._inbound_bytes = sum(map(len, tuple(self.inbound))) + pieces
         return self._inbound_bytes > high
 
@@ -352,9 +430,15 @@ class InputChannel(OutputChannel):
         """Every tick of the reader while paused: True when it need not ask again."""
         if not lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED:
             return True
+        # Set by threads that ask for the input without taking any of it.
+        urgent = bool(self.senders or self.closing.sent or self.write_error)
+        length = len(self.inbound) + len(self._queued_pieces())
+        if length == self._paused_length and not urgent:
+            return self.gone
+        self._paused_length = length
         maximum = self.options.max_queue
-        low = maximum is None or len(self.inbound) + len(self._pieces or ()) <= maximum // 4
-        if not self._should_pause() and (self.senders or (low and not self._over(HIGH_WATER // 4))):
+        low = maximum is None or length <= maximum // 4
+        if not self._should_pause() and (urgent or (low and not self._over(HIGH_WATER // 4))):
             lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
             return True
         return self.gone
@@ -367,81 +451,12 @@ class InputChannel(OutputChannel):
         mode = lib.SYNCWS_TAKE_EVENT
         code = lib.SYNCWS_OK
         while not self._should_pause():
-            code = self._read_once(mode, 0)
+            code = self.read_once(mode, 0)
             if code != lib.SYNCWS_OK or self.end is not None:
                 return
             mode = lib.SYNCWS_TAKE_WAIT
             if lib.syncws_received(self.c) - before >= limit_bytes:
                 return
+        self._paused_length = -1
         lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_PAUSED, 0)
         self.reader.look_again(self._check_paused)
-
-    # -- streaming ----------------------------------------------------------------
-
-    def begin_stream(self, deadline: float | None) -> str | bytes | None:
-        """Asks for the next message in pieces; the whole of it if it is queued already.
-
-        Raises:
-            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
-        """
-        if self.streaming:
-            raise ConcurrencyError("recv_streaming() is in the middle of a message")
-        while True:
-            generation = lib.syncws_generation(self.c)
-            try:
-                return self.inbound.popleft()
-            except IndexError:
-                lib.syncws_seen_empty(self.c, generation)
-            if lib.syncws_is_mine(self.c):
-                raise ConcurrencyError("this thread is in the middle of receiving already")
-            try:
-                code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
-                if code == lib.SYNCWS_OK:
-                    if self._pieces is None:
-                        self._pieces = collections.deque()
-                    self.streaming = True
-                    self.decoder.streaming = 1
-            finally:
-                flags = lib.syncws_leave(
-                    self.c,
-                    (_PARKED if self.end is not None else 0) | (_DELIVERED if self.inbound else 0),
-                )
-                self._left(flags)
-            if code == lib.SYNCWS_OK:
-                return None
-            if code == lib.SYNCWS_BUSY:
-                self._follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
-            elif code != lib.SYNCWS_QUEUED:
-                self._raise_ended(code)
-            if remaining(deadline) == 0.0:
-                raise TimeoutError("timed out: no message arrived in time")
-
-    def next_piece(self, deadline: float | None) -> Record:
-        """The next piece of the message.
-
-        Raises:
-            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
-        """
-        assert self._pieces is not None
-        while not self._pieces:
-            code = self._read_once(lib.SYNCWS_TAKE_WAIT, wait_milliseconds(deadline))
-            if self._pieces:
-                break
-            if code == lib.SYNCWS_BUSY:
-                self._follow(lib.SYNCWS_TAKE_WAIT, deadline)
-            elif code in (lib.SYNCWS_PARKED, lib.SYNCWS_GONE):
-                self._raise_ended(code)
-            if not self._pieces and remaining(deadline) == 0.0:
-                raise TimeoutError("timed out: the rest of the message did not arrive in time")
-        return self._pieces.popleft()
-
-    def end_stream(self, complete: bool) -> None:
-        """Goes back to whole messages; what is left of an unfinished one is dropped."""
-        pieces = self._pieces
-        if not complete and pieces is not None:
-            # Set first: what the owner delivers from now on is dropped by it.
-            self._skip_pieces = True
-            if any(piece.last for piece in pieces):
-                self._skip_pieces = False
-            pieces.clear()
-        self.streaming = False

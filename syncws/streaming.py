@@ -1,0 +1,114 @@
+"""Receiving one message in pieces.
+
+What belongs here: beginning, going on with and leaving a :class:`~.input.Stream`. What
+does not: how its pieces come in (:mod:`.input`).
+"""
+
+from __future__ import annotations
+
+from .exceptions import ConcurrencyError
+from .frames import Record, lib
+from .input import DELIVERED, PARKED, InputChannel, Stream
+from .output import wait_milliseconds
+from .transport import remaining
+
+__all__ = ["StreamingChannel"]
+
+
+class StreamingChannel(InputChannel):
+    """The reading half with messages in pieces."""
+
+    __slots__ = ()
+
+    def begin_stream(self, deadline: float | None) -> str | bytes | None:
+        """Asks for the next message in pieces; the whole of it if it is queued already.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
+        """
+        while True:
+            self.check_streaming()
+            generation = lib.syncws_generation(self.c)
+            try:
+                for message in self.queued:
+                    return message
+            except IndexError:
+                lib.syncws_seen_empty(self.c, generation)
+            if lib.syncws_is_mine(self.c):
+                raise ConcurrencyError("this thread is in the middle of receiving already")
+            fresh = Stream()
+            stream = None
+            try:
+                try:
+                    code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
+                    if code == lib.SYNCWS_OK:
+                        stream = self.incoming
+                        if stream is None:
+                            stream = self.incoming = fresh
+                            self.decoder.streaming = 1
+                        if stream.fate != Stream.DROPPED:
+                            stream.fate = Stream.WANTED
+                            self.streaming = stream
+                finally:
+                    flags = lib.syncws_leave(
+                        self.c,
+                        (PARKED if self.end is not None else 0)
+                        | (DELIVERED if self.inbound else 0),
+                    )
+                    self.left(flags)
+            except BaseException:
+                if stream is not None and stream.fate == Stream.WANTED:
+                    self.end_stream()
+                raise
+            if stream is not None:
+                if stream.fate == Stream.WANTED:
+                    return None
+                # The rest of the message that was left in the middle has to pass first.
+                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, wait_milliseconds(deadline))
+            if code == lib.SYNCWS_BUSY:
+                self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
+            elif code != lib.SYNCWS_QUEUED:
+                self.raise_ended(code)
+            if remaining(deadline) == 0.0:
+                raise TimeoutError("timed out: no message arrived in time")
+
+    def next_piece(self, deadline: float | None) -> Record:
+        """The next piece of the message.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
+        """
+        stream = self.streaming
+        assert stream is not None
+        pieces = stream.pieces
+        while not pieces:
+            code = self.read_once(lib.SYNCWS_TAKE_WAIT, wait_milliseconds(deadline), stream)
+            if pieces:
+                break
+            if code == lib.SYNCWS_BUSY:
+                self.follow(lib.SYNCWS_TAKE_WAIT, deadline)
+            elif code in (lib.SYNCWS_PARKED, lib.SYNCWS_GONE):
+                self.raise_ended(code)
+            if not pieces and remaining(deadline) == 0.0:
+                raise TimeoutError("timed out: the rest of the message did not arrive in time")
+        stream.taken = True
+        return pieces.popleft()
+
+    def end_stream(self) -> None:
+        """Goes back to whole messages.
+
+        What is left of a message is dropped if the program has seen a piece of it.
+        """
+        stream = self.streaming
+        if stream is None:
+            return
+        if stream.taken:
+            stream.fate = Stream.DROPPED
+            stream.pieces.clear()
+        else:
+            # No call between these two, so either this thread or the owner sees the other.
+            stream.fate = Stream.KEPT
+            finished = stream.finished
+            if finished:
+                self.put_back(stream.whole([])[0])
+        self.streaming = None
