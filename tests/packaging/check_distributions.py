@@ -1,6 +1,7 @@
 """Builds the sdist and the wheel, looks into both, and uses each in a clean environment.
 
-What belongs here: that what users install is complete. What does not: tests of the library.
+What belongs here: that what users install is complete, and that the first command of the README
+works as it stands there. What does not: tests of the library.
 
 The project is built from a copy of what git would hand out, so that nothing that lies around
 (an extension built in place, say) makes up for what a distribution lacks.
@@ -9,11 +10,12 @@ The project is built from a copy of what git would hand out, so that nothing tha
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import venv
 import zipfile
 from pathlib import Path
 
@@ -79,16 +81,44 @@ def check_sdist(path: Path) -> None:
     assert not built, built
 
 
-def use(distribution: Path, directory: Path) -> None:
-    """Installs a distribution into an environment of its own, uses it, and runs the demo."""
-    environment = directory / f"environment-{distribution.suffix[1:]}"
-    venv.create(environment, with_pip=True)
-    python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", distribution, cwd=directory)
-    # -I: neither the current directory nor that of the script is a place to import from.
-    run(python, "-I", SMOKE, cwd=directory)
-    run(python, "-m", "pip", "install", "--quiet", f"{distribution}[demo]", cwd=directory)
-    run(python, "-I", "-m", "syncws", "demo", cwd=directory)
+def use(distribution: Path, interpreter: Path, directory: Path) -> None:
+    """Installs a distribution into an environment of its own, and uses it."""
+    with tempfile.TemporaryDirectory(dir=directory) as environment:
+        run(interpreter, "-m", "venv", environment, cwd=directory)
+        python = Path(environment) / "bin" / "python"
+        run(python, "-m", "pip", "install", "--quiet", distribution, cwd=directory)
+        # -I: neither the current directory nor that of the script is a place to import from.
+        run(python, "-I", SMOKE, cwd=directory)
+
+
+def other_interpreters() -> list[Path]:
+    """Later Pythons that happen to be here: on the path, or kept by pyenv."""
+    found = []
+    for minor in range(12, 20):
+        name = f"python3.{minor}"
+        candidates = [shutil.which(name)]
+        if pyenv := shutil.which("pyenv"):
+            prefix = subprocess.run(
+                [pyenv, "prefix", f"3.{minor}"], capture_output=True, text=True, check=False
+            )
+            candidates.append(f"{prefix.stdout.strip()}/bin/{name}")
+        for candidate in filter(None, candidates):
+            # A command of pyenv on the path fails for versions that are not in force.
+            asked = [candidate, "-c", "import ensurepip"]
+            if (
+                Path(candidate).exists()
+                and not subprocess.run(asked, stderr=subprocess.DEVNULL).returncode
+            ):
+                found.append(Path(candidate))
+                break
+    return found
+
+
+def run_first_command(source: Path) -> None:
+    """Runs the README's command that installs and shows the demo, in the copied source tree."""
+    readme = (source / "README.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^ {4}(python3 -m venv .* -m syncws demo)$", readme, re.MULTILINE)
+    run("bash", "-c", command, cwd=source)
 
 
 def main() -> None:
@@ -101,8 +131,13 @@ def main() -> None:
         check_wheel(wheel)
         check_sdist(sdist)
         for distribution in (wheel, sdist):
-            use(distribution, directory)
+            use(distribution, Path(sys.executable), directory)
             print(f"{distribution.name} is complete and works", flush=True)
+        for interpreter in other_interpreters():
+            use(wheel, interpreter, directory)
+            print(f"{wheel.name} works with {interpreter.name}", flush=True)
+        run_first_command(directory / "source")
+        print("the README's first command works", flush=True)
 
 
 if __name__ == "__main__":
