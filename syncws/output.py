@@ -272,7 +272,9 @@ class OutputChannel:
             data = bytearray(max(512, min(size, _PIECE)))
             with ffi.from_buffer("uint8_t[]", data, require_writable=True) as copy:
                 count = lib.syncws_output_peek(self.c, scratch, copy, len(data))
-            sent = self.transport.send(memoryview(data)[:count]) if count else 0
+            if not count:
+                return int(lib.SYNCWS_CLOSED)  # aborted: what waits is not for sending any more
+            sent = self.transport.send(memoryview(data)[:count])
             lib.syncws_output_consume(self.c, sent)
             if sent < count:
                 lib.syncws_output_progress(self.c, 0)
