@@ -69,7 +69,13 @@ def test_g19x_peers_that_do_not_answer_are_aborted(start: Start) -> None:
         raw.sock.close()
 
 
-def test_f4_g19x_a_handler_that_is_blocked_in_send(start: Start) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_f4_g19x_a_handler_that_is_blocked_in_send(
+    start: Start,
+    secure: bool,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+) -> None:
     failures: list[Exception] = []
     sent_at = [time.monotonic()]
 
@@ -81,8 +87,8 @@ def test_f4_g19x_a_handler_that_is_blocked_in_send(start: Start) -> None:
         except syncws.ConnectionClosed as error:
             failures.append(error)
 
-    server = start(handler)
-    with RawClient(server.address) as raw:
+    server = start(handler, ssl=server_context if secure else None)
+    with RawClient(server.address, client_context if secure else None) as raw:
         raw.open()
         wait_until(lambda: time.monotonic() - sent_at[0] > 0.5)
         started = time.monotonic()
