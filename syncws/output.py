@@ -341,8 +341,10 @@ class OutputChannel:
     def _acquire(self, deadline: float | None) -> None:
         # Inside the caller's `try`, whose `finally` releases it: the only form that a
         # Ctrl-C leaves unlocked, besides `with`.
-        while not self.send_lock.acquire(timeout=min(remaining(deadline) or SLICE, SLICE)):
-            if remaining(deadline) == 0.0:
+        left = remaining(deadline)
+        while not self.send_lock.acquire(timeout=SLICE if left is None else min(left, SLICE)):
+            left = remaining(deadline)
+            if left == 0.0:
                 raise TimeoutError(
                     "timed out behind another thread's send(); the connection can still be used"
                 )
@@ -421,7 +423,10 @@ class OutputChannel:
 
     def _send_frame(self, first_byte: int, data: bytes, deadline: float | None) -> None:
         size = len(data)
-        while lib.syncws_output_size(self.c) > self.options.write_limit:
+        # Before the first byte of the message the queue must be empty: a timeout can still
+        # leave the connection usable.
+        begun = lib.syncws_message_cut(self.c)
+        while lib.syncws_output_size(self.c) > (self.options.write_limit if begun else 0):
             self.wait_for_room(deadline, self._consequence())
         result = lib.syncws_frame_begin(self.c, thread_scratch(), first_byte, size)
         if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
