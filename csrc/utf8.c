@@ -210,7 +210,7 @@ static size_t prefix_avx2(const uint8_t *data, size_t length)
     uint8_t padded[32];
     size_t end = length - unfinished(data, length), i = 0;
     __m256i previous = _mm256_setzero_si256(), wrong = _mm256_setzero_si256(), low, high;
-    int clean = 1; /* previous ends with a whole character */
+    int clean = 1; /* previous ends with ASCII: the next block does not depend on it */
 
     for (; end - i >= 64; i += 64) {
         low = _mm256_loadu_si256((const __m256i *)(const void *)(data + i));
@@ -219,7 +219,7 @@ static size_t prefix_avx2(const uint8_t *data, size_t length)
             continue;
         wrong = _mm256_or_si256(wrong, wrong_pairs(low, previous));
         wrong = _mm256_or_si256(wrong, wrong_pairs(high, low));
-        clean = !((unsigned)_mm256_movemask_epi8(high) >> 29);
+        clean = !((unsigned)_mm256_movemask_epi8(high) >> 31);
         previous = clean ? _mm256_setzero_si256() : high;
     }
     while (i < end) {

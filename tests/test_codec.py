@@ -267,28 +267,6 @@ def test_binary_with_the_separator_splits_the_run(side: int) -> None:
                 assert [record[1] for record in decoder.records] == [3, 1, 2]
 
 
-def test_the_separator_does_not_overlap_itself() -> None:
-    scratch = ffi.new("syncws_scratch *")
-    seen = set()
-    for _ in range(2000):
-        lib.syncws_scratch_init(scratch)
-        separator = bytes(ffi.buffer(scratch.separator))
-        assert separator[0] not in separator[1:]
-        seen.add(separator)
-    assert len(seen) > 1900
-
-
-def test_masking_keys_do_not_repeat() -> None:
-    scratch = ffi.new("syncws_scratch *")
-    lib.syncws_scratch_init(scratch)
-    key = ffi.new("uint8_t[4]")
-    keys = []
-    for _ in range(1000):
-        assert lib.syncws_mask_key(scratch, key) == 0
-        keys.append(bytes(ffi.buffer(key)))
-    assert len(set(keys)) > 995
-
-
 @pytest.mark.parametrize("side", SIDES)
 def test_more_records_than_a_scratch_holds(side: int) -> None:
     key = key_for(side)
