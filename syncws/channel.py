@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 
 from .exceptions import ConcurrencyError, ProtocolError
 from .frames import Close, CloseCode, Opcode, Record, Side, ffi, lib, thread_scratch
@@ -67,6 +68,7 @@ class Channel(StreamingChannel):
         "_grace_timer",
         "_half_closed",
         "_keepalive_timer",
+        "_unsent_close",
         "abandoned",
         "hurry",
         "latency",
@@ -82,8 +84,10 @@ class Channel(StreamingChannel):
         early_data: bytes = b"",
     ) -> None:
         super().__init__(transport, side, reader, options)
-        # state_lock: whether the end was acted on; pings by payload; the timers.
+        # state_lock: whether the end was acted on; a close frame that C does not have yet;
+        # pings by payload; the timers.
         self._finished = False
+        self._unsent_close: bytes | None = None
         self.pings: dict[bytes, Pending] = {}
         self.latency = 0.0
         self._close_timer: Timer | None = None
@@ -98,13 +102,20 @@ class Channel(StreamingChannel):
         self._draining = False
         self._half_closed = False
         self._discarded = 0
-        reader.attach(self)
-        self.feed(early_data)
-        lib.syncws_list(self.c, 0)
-        interval = options.ping_interval
-        if interval is not None:
-            when = time.monotonic() + interval
-            self._keepalive_timer = reader.call_at(when, self._keep_alive)
+        try:
+            self.feed(early_data)
+            reader.attach(self)
+            lib.syncws_list(self.c, 0)
+            interval = options.ping_interval
+            if interval is not None:
+                when = time.monotonic() + interval
+                self._keepalive_timer = reader.call_at(when, self._keep_alive)
+        except BaseException:
+            # The caller closes the socket, and C must not use the number after that.
+            lib.syncws_leave(self.c, 0)
+            self.abort()
+            reader.detach(self)
+            raise
 
     def control(self, record: Record) -> None:
         """Acts on a ping, pong or close frame (the owner)."""
@@ -170,7 +181,11 @@ class Channel(StreamingChannel):
             return  # closing, and its own timer runs
         if patience is not None:
             life = (lib.syncws_received(self.c), lib.syncws_drained(self.c))
-            self.reader.call_at(now + patience, self._check_life, life)
+            self._check_life_at(now + patience, life)
+
+    def _check_life_at(self, when: float, life: tuple[int, int]) -> None:
+        # Weakly: no connection outlives its end for a question that nobody asks any more.
+        self.reader.call_at(when, _check_life_of, weakref.ref(self), life)
 
     def _check_life(self, life: tuple[int, int]) -> None:
         if self.gone or self.closing.state is not State.OPEN:
@@ -180,9 +195,7 @@ class Channel(StreamingChannel):
         if lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_PAUSED | lib.SYNCWS_FLAG_PARKED):
             # We stopped reading ourselves: the clock stands still.
             assert self.options.ping_timeout is not None
-            self.reader.call_at(
-                time.monotonic() + self.options.ping_timeout, self._check_life, life
-            )
+            self._check_life_at(time.monotonic() + self.options.ping_timeout, life)
             return
         error = TimeoutError("no sign of life from the peer (ping_timeout)")
         with self.state_lock:
@@ -197,26 +210,37 @@ class Channel(StreamingChannel):
         """Sends a close frame without waiting; the reader thread does the rest."""
         if self.end is not None:
             self.finish_input()
-        with self.state_lock:
-            payload = self.closing.send(close)
-            if payload is None:
-                return
-        self._send_close(payload)
-        # Reading must go on until the peer's close frame, whatever is queued.
-        lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
+        try:
+            with self.state_lock:
+                payload = self.closing.send(close)
+                if payload is None:
+                    return
+                self._unsent_close = payload
+            self._send_close()
+        finally:
+            # Reading must go on until the peer's close frame, whatever is queued; and the
+            # reader thread looks, and goes on where a Ctrl-C has stopped this.
+            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
 
     def fail(self, error: BaseException, code: int, reason: str) -> None:
         """Fails the connection (RFC 6455 section 7.1.7) without waiting."""
-        with self.state_lock:
-            payload = self.closing.fail(error, code, reason)
-        if payload is not None:
-            self._send_close(payload)
-        lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
+        try:
+            with self.state_lock:
+                payload = self.closing.fail(error, code, reason)
+                if payload is not None:
+                    self._unsent_close = payload
+            self._send_close()
+        finally:
+            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
 
-    def _send_close(self, payload: bytes) -> None:
-        self.send_control(Opcode.CLOSE, payload)
-        self._start_close_timer()
-        self.notify()
+    def _send_close(self) -> None:
+        """Hands the close frame to C, which takes only one; may be repeated."""
+        payload = self._unsent_close
+        if payload is not None:
+            self._start_close_timer()
+            self.send_control(Opcode.CLOSE, payload)
+            self._unsent_close = None
+            self.notify()
 
     def _start_close_timer(self) -> None:
         timeout = self.options.close_timeout
@@ -235,19 +259,29 @@ class Channel(StreamingChannel):
 
     def finish_input(self) -> None:
         """Acts on the end of the input, once: answers it, and lets the reader drain."""
-        with self.state_lock:
-            end = self.end
-            if self._finished or end is None:
-                return
-            self._finished = True
-            if isinstance(end, bytes):
-                payload = self.closing.receive(end)
-            elif isinstance(end, ProtocolError):
-                payload = self.closing.fail(end)
-            else:
+        if self._finished or self.end is None:
+            return
+        try:
+            with self.state_lock:
+                end = self.end
                 payload = None
-        if payload is not None:
-            self._send_close(payload)
+                if isinstance(end, bytes):
+                    payload = self.closing.receive(end)
+                elif isinstance(end, ProtocolError):
+                    payload = self.closing.fail(end)
+                # No call from here on, so both or none.
+                if payload is not None:
+                    self._unsent_close = payload
+                self._finished = True
+            self._act_on_end()
+        finally:
+            # The reader thread goes on where a Ctrl-C has stopped this.
+            lib.syncws_list(self.c, 1)
+
+    def _act_on_end(self) -> None:
+        """The rest of :meth:`finish_input`; may be repeated."""
+        end = self.end
+        self._send_close()
         if isinstance(end, bytes | ProtocolError):
             self._start_close_timer()
             self.reader.call_soon(self._drain)
@@ -274,6 +308,7 @@ class Channel(StreamingChannel):
     def look(self) -> None:
         """C listed this channel: something changed."""
         if self.abandoned and self.closing.state is State.OPEN:
+            self.hurry = True
             self.start_close(Close(CloseCode.GOING_AWAY, ""))
         if self.gone:
             if self.closing.state is not State.CLOSED:
@@ -288,14 +323,18 @@ class Channel(StreamingChannel):
             return
         if lib.syncws_message_cut(self.c) and self.closing.state is State.OPEN:
             self.give_up_message(None)
+        if self._unsent_close is not None:
+            self._send_close()
         if self._draining:
             return self._drain()
-        if self.end is not None and not self._finished:
+        if self._finished:
+            return self._act_on_end()
+        if self.end is not None:
             return self._park()
         interest = lib.syncws_look(self.c)
         if interest > 0:
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
-        if interest & READ and interest > 0 and self.transport.external:
+        if self.transport.external and lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_ARMED:
             with self.state_lock:
                 pending = self.transport.pending()
             if pending:
@@ -398,3 +437,9 @@ class Channel(StreamingChannel):
         self.waiters.clear()
         self.closing.end()
         self.transport.sock.close()
+
+
+def _check_life_of(reference: weakref.ref[Channel], life: tuple[int, int]) -> None:
+    channel = reference()
+    if channel is not None:
+        channel._check_life(life)

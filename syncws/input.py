@@ -308,7 +308,7 @@ class InputChannel(OutputChannel):
                 count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
             except OSError as error:
                 scratch.error_number = error.errno or 0
-                self.closing.cause = self.closing.cause or error
+                self.closing.cause = self.closing.cause or error.with_traceback(None)
                 return int(lib.SYNCWS_READ_FAILED)
             except BaseException as error:
                 # Interrupted inside: nobody knows what the transport has given.

@@ -250,7 +250,7 @@ class OutputChannel:
                 return self._flush_transport()
             except OSError as error:
                 lib.syncws_output_fail(self.c, error.errno or errno.EPIPE)
-                self.write_error = self.write_error or error
+                self.write_error = self.write_error or error.with_traceback(None)
                 return int(lib.SYNCWS_WRITE_FAILED)
             except BaseException as error:
                 # Interrupted inside: nobody knows what the transport has taken.

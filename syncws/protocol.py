@@ -10,6 +10,7 @@ it decides once which close frame goes out, and which exception the user sees.
 
 from __future__ import annotations
 
+import copy
 import enum
 from typing import NamedTuple
 
@@ -29,6 +30,20 @@ class State(enum.IntEnum):
 
 
 _OK_CODES = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
+
+
+def _untraced(error: BaseException | None) -> BaseException | None:
+    """``error`` or a copy without its traceback.
+
+    The frames of a traceback hold the connection that keeps the error, and everything
+    that its callers hold: all of it would wait for the collector.
+    """
+    if error is None or error.__traceback__ is None:
+        return error
+    try:
+        return copy.copy(error).with_traceback(None)
+    except Exception:  # an exception of the program's with arguments of its own
+        return error
 
 
 class ClosingHandshake:
@@ -58,11 +73,13 @@ class ClosingHandshake:
         """Records that ``close`` goes out; its payload, or ``None`` if it must not."""
         if self.sent is not None or self.state is State.CLOSED:
             return None
+        payload = close.serialize()
+        # No call from here on: a Ctrl-C would lose the payload of what counts as sent.
         self.sent = close
         if self.rcvd is not None:
             self.rcvd_then_sent = True
         self.state = State.CLOSING
-        return close.serialize()
+        return payload
 
     def receive(self, payload: bytes) -> bytes | None:
         """Takes a close frame; the payload of the answer to send, if one is due.
@@ -86,7 +103,7 @@ class ClosingHandshake:
         if isinstance(error, ProtocolError):
             code, reason = error.close_code, str(error)
         if self.cause is None:
-            self.cause = error
+            self.cause = _untraced(error)
         while len(reason.encode()) > 123:
             reason = reason[:-1]
         return self.send(Close(code, reason))
@@ -97,7 +114,7 @@ class ClosingHandshake:
             self.state = State.CLOSED
             self.explanation = explanation
         if self.cause is None:
-            self.cause = cause
+            self.cause = _untraced(cause)
 
     @property
     def complete(self) -> bool:

@@ -213,9 +213,11 @@ class Reader:
 
     def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
         """Runs ``function`` in the reader thread; never user code, it must not wait."""
-        self._calls.append((function, arguments))
         self._start()
-        lib.syncws_mailbox_wake(self.mailbox)
+        try:
+            self._calls.append((function, arguments))
+        finally:
+            lib.syncws_mailbox_wake(self.mailbox)
 
     def call_at(self, when: float, function: Callable[..., object], *arguments: Any) -> Timer:
         """Runs ``function`` in the reader thread at ``when`` (``time.monotonic()``)."""
@@ -286,25 +288,45 @@ class Reader:
 
     def _run(self) -> None:
         with self._start_lock:
-            if self._thread is not threading.current_thread():
+            if self._thread is not threading.current_thread() and not self.closed:
                 return  # Ctrl-C came while it was started: another one is, or will be
         tokens = ffi.new("uint64_t[]", 256)
         next_tick = 0.0
         while not self.closed:
-            while self._calls:
-                function, arguments = self._calls.popleft()
-                self._guard(function, *arguments)
-            self._look(tokens, lazy=False)
-            now = time.monotonic()
-            if now >= next_tick:
-                self._look(tokens, lazy=True)
-                for check in [check for check in self._unread if check()]:
-                    self._unread.discard(check)
-                next_tick = now + TICK
-            while self._timers and self._timers[0][0] <= now:
-                self._guard(heapq.heappop(self._timers)[2].run)
-            self._wait(next_tick)
+            # In functions: a variable here would keep the last connection alive.
+            try:
+                self._run_calls()
+                self._look(tokens, lazy=False)
+                now = time.monotonic()
+                if now >= next_tick:
+                    next_tick = now + TICK
+                    self._look(tokens, lazy=True)
+                    self._check_unread()
+                self._run_timers(now)
+                self._wait(next_tick)
+            except BaseException as error:
+                # Without this thread every connection would hang: try again, but not at once.
+                failures.append(error)
+                time.sleep(TICK)
         self._release()
+
+    def _run_calls(self) -> None:
+        # Not those that they ask for themselves: others come first.
+        for _ in range(len(self._calls)):
+            function, arguments = self._calls.popleft()
+            self._guard(function, *arguments)
+
+    def _check_unread(self) -> None:
+        for check in list(self._unread):
+            self._guard(self._check_one, check)
+
+    def _check_one(self, check: Callable[[], bool]) -> None:
+        if check():
+            self._unread.discard(check)
+
+    def _run_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            self._guard(heapq.heappop(self._timers)[2].run)
 
     def _release(self) -> None:
         """Nobody waits for anything here any more: no descriptor may stay open."""
