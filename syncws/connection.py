@@ -214,7 +214,7 @@ class Connection:
         if self._inbound:
             try:
                 # Not a call: a Ctrl-C at its end would lose the message.
-                for message in self._queued:
+                for message in self._queued:  # pragma: no branch: it has no end, it raises
                     return message
             except IndexError:
                 pass  # another thread was faster

@@ -7,6 +7,7 @@ import logging
 import math
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -49,6 +50,18 @@ def test_recv_gives_text_as_str_and_binary_as_bytes(pair: Pair, payload: bytes) 
     assert pair.connection.recv(PATIENCE) == payload.decode()
     assert pair.connection.recv() == payload
     sending.result()
+
+
+@pytest.mark.parametrize(("opcode", "message"), [(1, "x"), (2, b"x"), (1, ""), (2, b"")])
+def test_recv_reads_the_socket_itself(pair: Pair, opcode: int, message: str | bytes) -> None:
+    held, go_on = threading.Event(), threading.Event()
+    pair.reader.call_soon(lambda: (held.set(), go_on.wait(PATIENCE)))
+    assert held.wait(PATIENCE)
+    try:
+        pair.peer.sendall(frame(opcode, b"x" if message else b""))
+        assert pair.connection.recv(PATIENCE) == message
+    finally:
+        go_on.set()
 
 
 def test_recv_converts_on_request(pair: Pair) -> None:
@@ -114,8 +127,12 @@ def test_recv_streaming_gives_pieces_as_they_come(pair: Pair) -> None:
     pieces = pair.connection.recv_streaming(timeout=PATIENCE)
     pair.peer.sendall(frame(1, "aé".encode()[:2], fin=False))
     assert next(pieces) == "a"
-    pair.peer.sendall(frame(9, b"?") + frame(0, "é".encode()[1:]) + frame(1, b"next"))
-    assert "".join(map(str, pieces)) == "é"
+    pair.peer.sendall(frame(9, b"?") + frame(0, "é".encode()[1:] + b"\xe2", fin=False))
+    assert next(pieces) == "é"
+    rest = InThread(list, pieces)
+    pair.peer.sendall(frame(0, b"\x82", fin=False))
+    pair.peer.sendall(frame(0, b"\xac") + frame(1, b"next"))
+    assert "".join(rest.result()) == "€"
     assert pair.connection.recv(PATIENCE) == "next"
     assert received(pair) == [(Opcode.PONG, b"?")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import errno
 import socket
 import ssl
@@ -184,6 +185,8 @@ def test_a_fragmented_message_holds_others_back_but_not_control_frames(pair: Pai
     waiting = InThread(pair.connection.send, "next")
     pair.connection.pong(b"between")
     assert receiver.has(1)
+    waiting.join(0.3)  # longer than one slice
+    assert waiting.is_alive()
     second.set()
     streaming.result()
     waiting.result()
@@ -227,6 +230,8 @@ def test_a_close_frame_goes_between_the_fragments_and_ends_the_message(pair: Pai
         pair.connection.send(fragments())
     assert receiver.has(1)
     assert receiver.records == [(Opcode.CLOSE, b"\x03\xe9")]
+    with pytest.raises(syncws.ConnectionClosed):
+        pair.connection.send(["x"])
 
 
 def test_pings_behind_a_full_socket_are_coalesced_and_the_newest_wins(pair: Pair) -> None:
@@ -283,6 +288,35 @@ def test_a_write_error_without_last_words_is_the_cause() -> None:
         assert time.monotonic() - start < PATIENCE
         assert isinstance(raised.value.__cause__, OSError)
         assert raised.value.__cause__.errno == errno.EPIPE
+
+
+def test_a_reset_inside_a_large_message_ends_it(pair: Pair) -> None:
+    sending = InThread(pair.connection.send, bytes(64 * 2**20))
+    assert eventually(lambda: pair.channel.senders)
+    reset(pair.peer)
+    with pytest.raises(syncws.ConnectionClosedError):
+        sending.result()
+
+
+def test_a_write_error_inside_recv_does_not_wait_for_itself(pair: Pair) -> None:
+    assert lib.syncws_take(pair.channel.c, lib.SYNCWS_TAKE_WAIT) == lib.SYNCWS_OK
+    try:
+        start = time.monotonic()
+        with pytest.raises(syncws.ConnectionClosedError):
+            pair.channel.raise_closed(lib.SYNCWS_WRITE_FAILED, None)
+        assert time.monotonic() - start < 1
+    finally:
+        lib.syncws_leave(pair.channel.c, 0)
+
+
+def test_two_threads_may_wake_the_same_waiters(pair: Pair) -> None:
+    class Emptied(collections.deque[Any]):
+        def popleft(self) -> Any:
+            raise IndexError
+
+    pair.channel.waiters = Emptied([None])
+    pair.channel.notify()
+    pair.channel.waiters = collections.deque()
 
 
 def test_a_broken_pipe_inside_a_message_ends_it(pair: Pair) -> None:
