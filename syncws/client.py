@@ -25,7 +25,7 @@ from .frames import Side
 from .handshake import USER_AGENT, ClientHandshake
 from .headers import HeadersLike
 from .http11 import Response, ResponseParser
-from .options import Options, check_seconds
+from .options import Options, check_seconds, check_socket
 from .reader import client_reader
 from .transport import TLSTransport, Transport
 from .uri import WebSocketURI, parse_uri
@@ -115,6 +115,8 @@ def connect(
         InvalidStatus: The server refused; ``error.response`` is its answer.
         InvalidHandshake: The server's answer is not one to a WebSocket handshake.
     """
+    if sock is not None:
+        check_socket(sock)
     try:
         target = parse_uri(uri)
         context = _check_tls(target, ssl, server_hostname)
@@ -214,6 +216,8 @@ def _check_tls(
             if value is not None:
                 raise ValueError(f"{name} is for wss:// URIs, and this one is ws://")
         return None
+    if server_hostname is not None:
+        _check_hostname(server_hostname)
     if context is None:
         return default_context()
     if not isinstance(context, ssl_module.SSLContext):
@@ -221,6 +225,18 @@ def _check_tls(
     if context.protocol == ssl_module.PROTOCOL_TLS_SERVER:
         raise ValueError("ssl must be a client-side context: ssl.PROTOCOL_TLS_CLIENT")
     return context
+
+
+def _check_hostname(server_hostname: str) -> None:
+    """Refuses at once what the TLS handshake would refuse after connecting."""
+    if not isinstance(server_hostname, str):
+        raise TypeError(f"server_hostname must be a str, not {type(server_hostname).__name__}")
+    try:
+        name = server_hostname.encode("idna")
+    except UnicodeError:
+        name = b""
+    if not name or b"\0" in name:
+        raise ValueError("server_hostname is not a valid name")
 
 
 def default_context() -> ssl_module.SSLContext:

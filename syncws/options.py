@@ -7,6 +7,8 @@ opened. What does not: acting on them.
 from __future__ import annotations
 
 import dataclasses
+import socket
+import ssl
 import time
 
 __all__ = ["Options", "check_seconds", "check_timeout"]
@@ -47,13 +49,37 @@ def check_timeout(timeout: float | None) -> float | None:
     return time.monotonic() + timeout
 
 
-def _check_size(name: str, value: int | None, least: int) -> None:
-    if value is None:
-        return
+def check_integer(name: str, value: int, least: int, most: int | None = None) -> None:
+    """An integer in a range.
+
+    Raises:
+        TypeError: Not an int.
+        ValueError: Outside of the range.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int or None, not {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, not {value}")
+
+
+def check_size(name: str, value: int | None, least: int) -> None:
+    """An integer of at least ``least``, or ``None``; raises as :func:`check_integer`."""
+    if value is not None:
+        check_integer(name, value, least)
+
+
+def check_socket(sock: socket.socket) -> None:
+    """A plain socket, which a caller made.
+
+    Raises:
+        TypeError: Not a socket, or one that speaks TLS by itself.
+    """
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+    if isinstance(sock, ssl.SSLSocket):
+        raise TypeError("sock must be a plain socket: TLS is what ssl= is for")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,10 +117,10 @@ class Options:
         check_seconds("ping_interval", self.ping_interval)
         check_seconds("ping_timeout", self.ping_timeout)
         check_seconds("close_timeout", self.close_timeout)
-        _check_size("max_size", self.max_size, 1)
-        _check_size("max_frame_size", self.max_frame_size, 1)
-        _check_size("max_fragments", self.max_fragments, 1)
-        _check_size("max_queue", self.max_queue, 1)
-        _check_size("write_limit", self.write_limit, 1)
+        check_size("max_size", self.max_size, 1)
+        check_size("max_frame_size", self.max_frame_size, 1)
+        check_size("max_fragments", self.max_fragments, 1)
+        check_size("max_queue", self.max_queue, 1)
+        check_size("write_limit", self.write_limit, 1)
         if self.write_limit is None:
             raise TypeError("write_limit must be an int, not None: memory must have a bound")

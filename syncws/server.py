@@ -20,9 +20,10 @@ from .exceptions import ConnectionClosed
 from .frames import Opcode
 from .handshake import SERVER, accept, check_server_options
 from .negotiation import Origins, SelectSubprotocol
-from .options import Options, check_seconds
+from .options import Options, check_integer, check_seconds, check_size, check_socket
 from .serving import StuckHandler, ThreadingServer
 from .session import Handler, Service
+from .waiting import check_connections
 
 __all__ = ["Handler", "StuckHandler", "ThreadingServer", "broadcast", "serve", "unix_serve"]
 
@@ -100,8 +101,13 @@ def serve(
         raise TypeError("handler must be callable")
     _check_context(ssl)
     check_seconds("open_timeout", open_timeout)
-    if max_connections is not None and max_connections < 1:
-        raise ValueError("max_connections must be at least 1, or None")
+    check_size("max_connections", max_connections, 1)
+    if host is not None and not isinstance(host, str):
+        raise TypeError(f"host must be a str or None, not {type(host).__name__}")
+    check_integer("port", port, 0, 65535)
+    check_integer("backlog", backlog, 0)
+    if sock is not None:
+        check_socket(sock)
     check_server_options(
         origins=origins,
         subprotocols=subprotocols,
@@ -171,6 +177,7 @@ def unix_serve(
     for name in ("host", "port", "sock", "reuse_port"):
         if name in options:
             raise TypeError(f"unix_serve() does not take {name}")
+    check_integer("backlog", backlog, 0)
     sock = listen_unix(path, backlog=backlog)
     clean_up = unix_remover(path)
     try:
@@ -206,7 +213,8 @@ def broadcast(
         The connections for which the message was dropped.
 
     Raises:
-        TypeError: ``message`` is neither a ``str`` nor bytes-like.
+        TypeError: ``message`` is neither a ``str`` nor bytes-like, or ``connections`` is no
+            iterable of connections; nothing was sent.
         UnicodeDecodeError: ``text=True`` and the bytes are not UTF-8; nothing was sent.
     """
     if isinstance(message, str):
@@ -220,7 +228,7 @@ def broadcast(
     else:
         raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
     skipped = []
-    for connection in connections:
+    for connection in check_connections(connections):
         try:
             if not connection.try_send(payload, opcode):
                 skipped.append(connection)

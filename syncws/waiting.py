@@ -1,11 +1,12 @@
 """Waiting for several connections at once.
 
-What belongs here: :func:`wait`. What does not: anything about one connection.
+What belongs here: :func:`wait`, and what calls on several connections check. What does not:
+anything about one connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .connection import Connection
 from .frames import lib
@@ -13,7 +14,25 @@ from .options import check_timeout
 from .output import Waiter
 from .transport import remaining
 
-__all__ = ["wait"]
+__all__ = ["check_connections", "wait"]
+
+
+def check_connections(connections: Iterable[Connection]) -> list[Connection]:
+    """The argument of that name, as a list.
+
+    Raises:
+        TypeError: It is not an iterable of connections. A connection is iterable, too: its
+            messages would be received and lost.
+    """
+    if isinstance(connections, Connection) or not isinstance(connections, Iterable):
+        raise TypeError(
+            f"connections must be an iterable of connections, not {type(connections).__name__}"
+        )
+    checked = list(connections)
+    for connection in checked:
+        if not isinstance(connection, Connection):
+            raise TypeError(f"connections must not contain {type(connection).__name__}")
+    return checked
 
 
 def wait(connections: Sequence[Connection], timeout: float | None = None) -> list[Connection]:
@@ -27,7 +46,11 @@ def wait(connections: Sequence[Connection], timeout: float | None = None) -> lis
 
     Returns:
         Those with something to receive, in the order given; none at the timeout.
+
+    Raises:
+        TypeError, ValueError: An argument makes no sense.
     """
+    connections = check_connections(connections)
     deadline = check_timeout(timeout)
     channels = [connection._channel for connection in connections]
     with Waiter(channels) as waiter:
