@@ -236,5 +236,6 @@ def test_E_serve_does_not_start_by_itself(warm: None) -> None:
             frame = peer.read_frame()
             assert frame is not None
             assert frame.payload == b"late"
-            peer.send_close()
             peer.read_until_close()
+            peer.send_close()
+            peer.half_close()
