@@ -334,7 +334,8 @@ class Channel(StreamingChannel):
         interest = lib.syncws_look(self.c)
         if interest > 0:
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
-        if self.transport.external and lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_ARMED:
+        flags = lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_ARMED | lib.SYNCWS_FLAG_PAUSED)
+        if self.transport.external and flags == lib.SYNCWS_FLAG_ARMED:
             with self.state_lock:
                 pending = self.transport.pending()
             if pending:
