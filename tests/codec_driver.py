@@ -12,7 +12,7 @@ from typing import Any
 from reference import TEXT, UNLIMITED, Event, ReferenceDecoder, comparable
 from syncws._codec import ffi, lib
 
-FAILURES = {
+FAILURES: dict[int, str] = {
     value: name.removeprefix("SYNCWS_")
     for value, name in ffi.typeof("enum syncws_failure").elements.items()
 }

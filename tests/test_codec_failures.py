@@ -47,7 +47,7 @@ def refused(
 ) -> None:
     """``data`` fails as named, exactly with byte number ``after`` (the last one if None)."""
     limits = LIMITS | limits
-    agree(data + bytes(20), side, **limits)
+    agree(data + bytes(20), side, expect=None, **limits)
     decoder = CodecDecoder(side, **limits)
     after = len(data) if after is None else after
     for offset in range(after - 1):
