@@ -67,11 +67,6 @@ static void list_locked(syncws_channel *channel, int urgent) {
 }
 
 /* With the mutex held. */
-static int flags_locked(const syncws_channel *channel) {
-    return (int)(channel->flags | (channel->followers > 0 ? SYNCWS_FLAG_FOLLOWERS : 0u));
-}
-
-/* With the mutex held. */
 static int take_locked(syncws_channel *channel, int mode) {
     if (channel->owner == syncws_this_thread())
         return SYNCWS_OWN;
@@ -97,6 +92,7 @@ static int take_locked(syncws_channel *channel, int mode) {
 static void leave_locked(syncws_channel *channel, unsigned flags) {
     channel->owner = 0;
     channel->flags |= flags & SETTABLE;
+    channel->flags &= ~(unsigned)SYNCWS_FLAG_FOLLOWERS; /* the caller notifies them */
     if (flags & SYNCWS_FLAG_QUEUED)
         channel->generation++;
     if ((channel->flags & SYNCWS_FLAG_GONE) || (flags & SYNCWS_FLAG_PARKED))
@@ -114,25 +110,30 @@ int syncws_take(syncws_channel *channel, int mode) {
 
 int syncws_leave(syncws_channel *channel, int flags) {
     pthread_mutex_lock(&channel->mutex);
+    unsigned followers = channel->flags & SYNCWS_FLAG_FOLLOWERS;
     if (channel->owner == syncws_this_thread())
         leave_locked(channel, (unsigned)flags);
-    int result = flags_locked(channel);
+    int result = (int)(channel->flags | followers);
     pthread_mutex_unlock(&channel->mutex);
     return result;
 }
 
 int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags) {
     pthread_mutex_lock(&channel->mutex);
-    if (channel->owner == syncws_this_thread()) {
-        if (scratch->unclaimed == 1) {
-            /* Interrupted twice: messages are lost, and what follows must not be taken
-             * for what the peer said next. */
-            scratch->unclaimed = 0;
-            flags |= SYNCWS_FLAG_GONE;
-        }
-        leave_locked(channel, (unsigned)flags);
+    unsigned followers = channel->flags & SYNCWS_FLAG_FOLLOWERS;
+    if (scratch->unclaimed == 1) {
+        /* Interrupted twice: messages are lost, and what follows must not be taken for what
+         * the peer said next. */
+        scratch->unclaimed = 0;
+        flags |= SYNCWS_FLAG_GONE;
     }
-    int result = flags_locked(channel);
+    if (channel->owner == syncws_this_thread()) {
+        leave_locked(channel, (unsigned)flags);
+    } else if (flags & SYNCWS_FLAG_GONE) {
+        channel->flags |= SYNCWS_FLAG_GONE;
+        list_locked(channel, 1);
+    }
+    int result = (int)(channel->flags | followers);
     pthread_mutex_unlock(&channel->mutex);
     return result;
 }
@@ -150,16 +151,11 @@ int syncws_follow(syncws_channel *channel, int mode) {
     if (mode == SYNCWS_TAKE_MESSAGE)
         stop |= SYNCWS_FLAG_QUEUED;
     int wait = channel->owner != 0 && !(channel->flags & stop);
+    /* A flag and no count: who is interrupted here leaves nothing behind that lasts. */
     if (wait)
-        channel->followers++;
+        channel->flags |= SYNCWS_FLAG_FOLLOWERS;
     pthread_mutex_unlock(&channel->mutex);
     return wait;
-}
-
-void syncws_unfollow(syncws_channel *channel) {
-    pthread_mutex_lock(&channel->mutex);
-    channel->followers--;
-    pthread_mutex_unlock(&channel->mutex);
 }
 
 unsigned syncws_generation(syncws_channel *channel) {
@@ -179,7 +175,7 @@ void syncws_seen_empty(syncws_channel *channel, unsigned generation) {
 
 int syncws_flags(syncws_channel *channel) {
     pthread_mutex_lock(&channel->mutex);
-    int result = flags_locked(channel);
+    int result = (int)channel->flags;
     pthread_mutex_unlock(&channel->mutex);
     return result;
 }
@@ -190,6 +186,8 @@ void syncws_set_flags(syncws_channel *channel, int set, int clear) {
     channel->flags &= ~((unsigned)clear & SETTABLE & ~(unsigned)SYNCWS_FLAG_GONE);
     if ((unsigned)set & SYNCWS_FLAG_QUEUED)
         channel->generation++;
+    if ((unsigned)set & SYNCWS_FLAG_PAUSED)
+        channel->flags &= ~(unsigned)SYNCWS_FLAG_ARMED;
     if ((unsigned)clear & SYNCWS_FLAG_PAUSED)
         list_locked(channel, 1);
     pthread_mutex_unlock(&channel->mutex);
@@ -243,7 +241,7 @@ int syncws_abort(syncws_channel *channel) {
             shutdown(channel->descriptor, SHUT_RDWR);
     }
     list_locked(channel, 1);
-    int result = flags_locked(channel);
+    int result = (int)channel->flags;
     pthread_mutex_unlock(&channel->mutex);
     return result;
 }
@@ -267,8 +265,15 @@ void syncws_channel_after_fork(syncws_channel *channel) {
     channel->flags |= SYNCWS_FLAG_GONE | SYNCWS_FLAG_CLOSED;
     channel->owner = 0;
     channel->users = 0;
-    channel->followers = 0;
     channel->output.writer = 0;
+    /* Another thread may have been in the middle of changing these: better lost than freed
+     * twice. */
+    channel->place = SYNCWS_NOWHERE;
+    channel->next = NULL;
+    channel->output.data = NULL;
+    channel->output.start = channel->output.end = channel->output.capacity = 0;
+    channel->decoder.buffer = NULL;
+    channel->decoder.handed_out = NULL;
 }
 
 uint64_t syncws_received(syncws_channel *channel) {
@@ -424,7 +429,7 @@ int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout
     if (!single && result != SYNCWS_TIMED_OUT && result != SYNCWS_INTERRUPTED)
         return result;
     pthread_mutex_lock(&channel->mutex);
-    if (channel->followers > 0 || (channel->flags & SYNCWS_FLAG_GONE)) {
+    if (channel->flags & (SYNCWS_FLAG_FOLLOWERS | SYNCWS_FLAG_GONE)) {
         /* Leaving must be seen by others: Python does it. */
         pthread_mutex_unlock(&channel->mutex);
         return result;

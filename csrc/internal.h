@@ -41,13 +41,12 @@ struct syncws_output {
 };
 
 struct syncws_channel {
-    pthread_mutex_t mutex;       /* guards owner, flags, users, followers, generation, watched */
+    pthread_mutex_t mutex;       /* guards owner, flags, users, generation, watched */
     pthread_mutex_t write_mutex; /* guards output; held across one non-blocking write;
                                   * taken before mutex, which is taken before the mailbox's */
     uintptr_t owner;             /* the thread that may read and decode; 0: nobody */
     unsigned flags;
     unsigned users;              /* threads waiting for writability: the descriptor stays open */
-    unsigned followers;          /* threads waiting for the owner to leave */
     unsigned generation;         /* counts deliveries to the inbound queue */
     int watched;                 /* the interest the reader's selector holds */
     int descriptor;

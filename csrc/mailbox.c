@@ -119,9 +119,9 @@ static int unlink_from(struct list *list, syncws_channel *channel) {
 
 void syncws_mailbox_drop(syncws_mailbox *mailbox, syncws_channel *channel) {
     pthread_mutex_lock(&mailbox->mutex);
-    if (channel->place != SYNCWS_NOWHERE &&
-        !unlink_from(channel->place == SYNCWS_URGENT ? &mailbox->urgent : &mailbox->lazy, channel))
-        abort(); /* `place` lies: memory is corrupt */
+    /* Not found: this is a forked child, where the lists were emptied. */
+    if (channel->place != SYNCWS_NOWHERE)
+        unlink_from(channel->place == SYNCWS_URGENT ? &mailbox->urgent : &mailbox->lazy, channel);
     channel->place = SYNCWS_NOWHERE;
     pthread_mutex_unlock(&mailbox->mutex);
     release(mailbox, 0);
@@ -218,4 +218,6 @@ void syncws_mailbox_after_fork(syncws_mailbox *mailbox) {
     pthread_mutex_init(&mailbox->mutex, NULL);
     close_pipe(mailbox);
     mailbox->sleep = SYNCWS_AWAKE;
+    /* It may have been in the middle of changing them. */
+    mailbox->urgent = mailbox->lazy = (struct list){NULL, NULL};
 }

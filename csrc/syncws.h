@@ -270,7 +270,7 @@ enum syncws_flag {
     SYNCWS_FLAG_CLOSED = 32, /* the descriptor may be or is closed */
     SYNCWS_FLAG_QUEUED = 64, /* the inbound queue may hold messages */
     SYNCWS_FLAG_HANDED = 128, /* the program has a message and did not come back for more */
-    SYNCWS_FLAG_FOLLOWERS = 256 /* only in results: threads wait for this one to leave */
+    SYNCWS_FLAG_FOLLOWERS = 256 /* threads wait for the owner to leave; leaving clears it */
 };
 
 enum syncws_take_mode {
@@ -316,7 +316,6 @@ int syncws_wait_writable(syncws_channel *channel, int timeout_ms);
 
 /* Registers a thread that waits for the owner to leave; 0: do not wait, look again. */
 int syncws_follow(syncws_channel *channel, int mode);
-void syncws_unfollow(syncws_channel *channel);
 /* The count of deliveries, and "I saw the queue empty at that count". */
 unsigned syncws_generation(syncws_channel *channel);
 void syncws_seen_empty(syncws_channel *channel, unsigned generation);

@@ -327,10 +327,7 @@ class InputChannel(OutputChannel):
         """Waits for the owner to leave, at most one slice."""
         with Waiter((self,)) as waiter:
             if lib.syncws_follow(self.c, mode):
-                try:
-                    waiter.wait(remaining(deadline))
-                finally:
-                    lib.syncws_unfollow(self.c)
+                waiter.wait(remaining(deadline))
 
     # -- delivery (the owner) -----------------------------------------------------
 
