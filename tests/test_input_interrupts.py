@@ -1,0 +1,143 @@
+"""Ctrl-C in the middle of reading: nothing is lost, nobody is locked out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from channels import (
+    Meeting,
+    interpose,
+    interrupted_after,
+    native,
+    portable,
+)
+from reliability.peer import TEXT, frame
+
+from syncws import input as input_module
+from syncws.exceptions import ConcurrencyError, ConnectionClosedError
+from syncws.frames import lib, thread_scratch
+from syncws.input import InputChannel
+from syncws.transport import Transport
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["syncws_take", "syncws_read", "syncws_decode_input", "syncws_wait_readable", "syncws_finish"],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_interrupted_read_loses_nothing(
+    step: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (native if step == "syncws_read" else portable)(monkeypatch)
+    with Meeting() as meeting:
+        data = b"".join(frame(TEXT, b"%d" % number) for number in range(batch))
+        interrupted = interrupted_after(step)
+
+        def call(*arguments: Any) -> Any:
+            # Who waits for input must not have any yet.
+            if step == "syncws_wait_readable":
+                meeting.peer.send(data)
+            return interrupted(*arguments)
+
+        if step != "syncws_wait_readable":
+            meeting.peer.send(data)
+        interpose(monkeypatch, input_module, **{step: call})
+        with pytest.raises(KeyboardInterrupt):
+            meeting.channel.read_once(lib.SYNCWS_TAKE_MESSAGE, 2000)
+        monkeypatch.undo()
+        assert not meeting.owned
+        assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_interrupted_receive_loses_nothing(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    native(monkeypatch)
+    with Meeting() as meeting:
+        meeting.peer.send(*[frame(TEXT, b"%d" % number) for number in range(batch)])
+        interpose(monkeypatch, input_module, syncws_receive=interrupted_after("syncws_receive"))
+        with pytest.raises(KeyboardInterrupt):
+            meeting.receive()
+        monkeypatch.undo()
+        assert not meeting.owned
+        assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
+
+
+def test_recovering_from_a_call_that_did_nothing_does_nothing() -> None:
+    with Meeting() as meeting:
+        scratch = thread_scratch()
+        scratch.unclaimed = 0
+        meeting.channel.recover(scratch)
+        assert not meeting.channel.inbound
+        # What another connection's call has left in the scratch is not ours.
+        scratch.unclaimed, scratch.code = 1, lib.SYNCWS_RECORDS
+        meeting.channel.recover(scratch)
+        assert not meeting.channel.inbound
+        scratch.unclaimed = 0
+
+
+def test_recovering_an_owner_that_read_nothing_lets_go() -> None:
+    with Meeting() as meeting:
+        assert lib.syncws_take(meeting.c, lib.SYNCWS_TAKE_MESSAGE) == lib.SYNCWS_OK
+        meeting.channel.recover(thread_scratch())
+        assert not meeting.owned
+        meeting.peer.send_frame(TEXT, b"next")
+        assert meeting.receive() == "next"
+
+
+def test_a_message_put_back_is_the_next_one() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send(frame(TEXT, b"second") + frame(TEXT, b"third"))
+        meeting.stepped.turns()
+        meeting.channel.put_back("first")
+        assert [meeting.receive(0.0) for _ in range(3)] == ["first", "second", "third"]
+
+
+def test_a_second_ctrl_c_ends_the_connection_rather_than_losing_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+        meeting.peer.send(frame(TEXT, b"lost"))
+
+        def deliver(self: InputChannel, scratch: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(InputChannel, "_deliver", deliver)
+            with pytest.raises(KeyboardInterrupt):
+                meeting.channel.read_once(lib.SYNCWS_TAKE_WAIT, 0)
+        assert meeting.channel.gone
+        with pytest.raises(ConnectionClosedError):
+            meeting.receive()
+        meeting.stepped.turns()
+        assert meeting.transport.fileno() == -1
+
+
+def test_an_interrupt_inside_the_transport_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+
+        def interrupted(self: Transport, memory: memoryview) -> int:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Transport, "receive_into", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            meeting.receive()
+        with pytest.raises(ConnectionClosedError, match="interrupted while reading"):
+            meeting.receive()
+
+
+def test_a_signal_handler_inside_the_transport_does_not_enter_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+        meeting.channel._moving = True
+        with pytest.raises(ConcurrencyError, match="another call"):
+            meeting.channel.read_once(lib.SYNCWS_TAKE_WAIT, 0)
+        meeting.channel._moving = False
+        meeting.peer.send_frame(TEXT, b"later")
+        assert meeting.receive() == "later"

@@ -1,0 +1,202 @@
+"""When reading stops, when it goes on, and what waits inside a transport meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from typing import Any
+
+import pytest
+from channels import (
+    InThread,
+    Meeting,
+    owned_elsewhere,
+)
+from reliability.peer import BINARY, CLOSE, TEXT, frame
+
+from syncws.frames import Close, Side, lib
+from syncws.input import HIGH_WATER, InputChannel
+from syncws.transport import CHUNK
+
+MIB = 2**20
+
+
+# -- back-pressure ---------------------------------------------------------------------
+
+
+def fill(meeting: Meeting, payload: bytes) -> int:
+    """Sends until the reader stops to read; how many messages it took."""
+    while not meeting.has(lib.SYNCWS_FLAG_PAUSED):
+        meeting.peer.send_frame(BINARY, payload)
+        meeting.stepped.turns(2)
+    return len(meeting.channel.inbound)
+
+
+def test_reading_stops_at_high_water_and_goes_on_at_a_quarter() -> None:
+    size = 16 * 1024
+    with Meeting(Side.SERVER, max_queue=None) as meeting:
+        count = fill(meeting, bytes(size))
+        assert HIGH_WATER <= count * size <= HIGH_WATER + 8 * CHUNK
+        meeting.peer.send_frame(TEXT, b"late")
+        meeting.stepped.turns(10)
+        assert len(meeting.channel.inbound) == count
+        while len(meeting.channel.inbound) * size > HIGH_WATER // 4:
+            assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+            meeting.channel.inbound.popleft()
+            meeting.stepped.turn()
+        assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.stepped.turn_until(lambda: meeting.channel.inbound[-1] == "late")
+
+
+def test_reading_stops_at_max_queue_and_goes_on_at_a_quarter() -> None:
+    with Meeting(max_queue=100) as meeting:
+        meeting.peer.send(b"".join(frame(TEXT, b"%d" % n) for n in range(150)))
+        meeting.stepped.turns(3)
+        meeting.peer.send_frame(TEXT, b"150")
+        meeting.stepped.turns(3)
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        assert len(meeting.channel.inbound) == 150
+        for number in range(125):
+            assert meeting.receive(0.0) == str(number)
+            meeting.stepped.turn()
+        meeting.stepped.turns(3)
+        assert [meeting.receive(0.0) for _ in range(26)] == [str(n) for n in range(125, 151)]
+
+
+def test_who_waits_reads_in_spite_of_the_pause() -> None:
+    with Meeting(max_queue=1) as meeting:
+        meeting.peer.send_frame(TEXT, b"one")
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.peer.send_frame(TEXT, b"two")
+        assert meeting.receive() == "one"
+        assert meeting.receive() == "two"
+        assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.stepped.turns()
+
+
+def test_a_paused_channel_that_ends_is_not_asked_about_for_ever() -> None:
+    with Meeting(max_queue=1) as meeting:
+        meeting.peer.send_frame(TEXT, b"one")
+        meeting.stepped.turns()
+        assert meeting.stepped._unread
+        meeting.channel.abort()
+        meeting.stepped.turns()
+        assert not meeting.stepped._unread
+        assert meeting.receive() == "one"
+
+
+def test_a_sender_that_waits_lifts_the_pause() -> None:
+    with Meeting(max_queue=10, max_size=4 * MIB) as meeting:
+        meeting.peer.send(b"".join(frame(TEXT, b"%d" % n) for n in range(20)))
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        sender = InThread(meeting.send, bytes(3 * MIB))
+        # It waits for the peer, which wants to be read first.
+        other = InThread(meeting.peer.send, frame(BINARY, bytes(2 * MIB)))
+        meeting.stepped.turn_until(lambda: not other.is_alive())
+        reading = InThread(meeting.peer.read_frame)
+        meeting.stepped.turn_until(lambda: not reading.is_alive())
+        assert reading.result().payload == bytes(3 * MIB)
+        sender.result()
+
+
+def test_a_sender_lifts_the_pause_up_to_max_size_only() -> None:
+    with Meeting(Side.SERVER, max_queue=None, max_size=2 * MIB) as meeting:
+        fill(meeting, bytes(CHUNK))
+        meeting.channel.senders.add(1)
+        meeting.channel.resume_reading()
+        assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        count = fill(meeting, bytes(CHUNK))
+        assert 2 * MIB <= count * CHUNK <= 2 * MIB + 8 * CHUNK
+        meeting.channel.resume_reading()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.channel.senders.clear()
+
+
+def test_a_sender_that_came_after_the_pause_is_seen_at_the_next_tick() -> None:
+    with Meeting(max_queue=1) as meeting:
+        meeting.peer.send_frame(TEXT, b"one")
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.channel.senders.add(1)
+        meeting.peer.send_frame(TEXT, b"two")
+        meeting.stepped.turns()
+        assert list(meeting.channel.inbound) == ["one", "two"]
+        meeting.channel.senders.clear()
+
+
+def test_nothing_pauses_once_a_close_frame_was_sent_or_writing_failed() -> None:
+    with Meeting(max_queue=1) as meeting:
+        meeting.peer.send_frame(TEXT, b"one")
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.channel.write_error = OSError(errno.EPIPE, "refused")
+        meeting.peer.send_frame(TEXT, b"two")
+        meeting.stepped.turns()
+        assert list(meeting.channel.inbound) == ["one", "two"]
+        assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+
+
+def test_what_comes_after_our_close_frame_is_bounded() -> None:
+    payload = bytes(CHUNK)
+    with Meeting(close_timeout=None) as meeting:
+        meeting.channel.start_close(Close(1000, ""))
+        sender = InThread(
+            meeting.peer.send, *[frame(BINARY, payload)] * 64, frame(CLOSE, b"\x03\xe8")
+        )
+        meeting.stepped.turn_until(lambda: meeting.channel.closing.complete)
+        sender.result()
+        assert HIGH_WATER <= len(meeting.channel.inbound) * CHUNK <= HIGH_WATER + 8 * CHUNK
+
+
+def test_one_connection_does_not_keep_the_reader_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Meeting(Side.SERVER, max_queue=None) as meeting:
+        data = meeting.peer.frame(BINARY, bytes(1000)) * 48
+        read_once = InputChannel.read_once
+        reads = []
+
+        def fed(self: InputChannel, *arguments: Any) -> int:
+            # However much is read, there is more.
+            meeting.peer.send(data)
+            reads.append(1)
+            return read_once(self, *arguments)
+
+        monkeypatch.setattr(InputChannel, "read_once", fed)
+        meeting.peer.send_frame(BINARY)
+        meeting.stepped.turn()
+        assert 1 < len(reads)
+        assert 4 * CHUNK <= lib.syncws_received(meeting.c) <= 5 * CHUNK
+
+
+def test_a_stale_event_is_ignored() -> None:
+    with Meeting() as meeting, owned_elsewhere(meeting):
+        meeting.peer.send_frame(TEXT, b"for the owner")
+        meeting.channel.read_turn(CHUNK)
+        assert not meeting.channel.inbound
+
+
+# -- TLS --------------------------------------------------------------------------------
+
+
+def test_tls_pending_data_is_not_forgotten(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with Meeting(contexts=(client_context, server_context), max_queue=10) as meeting:
+        # One record holds them all, and the socket has nothing more to report.
+        meeting.peer.send(b"".join(frame(TEXT, b"%d" % n) for n in range(30)))
+        memory = bytearray(40)
+        assert meeting.transport.receive_into(memoryview(memory)) == 40
+        meeting.channel.feed(bytes(memory))
+        assert meeting.transport.pending()
+        meeting.stepped.turns()
+        # The queue is full, and nobody asks the transport again and again.
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        assert not meeting.stepped._calls
+        taken: list[Any] = []
+        while len(taken) < 30:
+            taken.append(meeting.channel.inbound.popleft())
+            meeting.stepped.turns()
+        assert taken == [str(n) for n in range(30)]
