@@ -375,7 +375,11 @@ class ThreadingServer:
 
     def _wait(self, reader: Reader, deadline: float) -> None:
         """Waits until everything is over but the handler that the calling thread runs."""
-        while self._listening or self._openings or self._others():
+        current = threading.current_thread()
+        with self._lock:
+            own = any(session.thread is current for session in self._sessions)
+        # Looked at for each handler that ends: there may be thousands.
+        while self._listening or self._openings or len(self._sessions) > own:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or reader.closed:
                 return
