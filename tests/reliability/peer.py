@@ -132,7 +132,7 @@ class Peer:
         head: The HTTP head of the other side.
 
     Attributes:
-        was_reset: Reading ended with a connection reset instead of an end of stream.
+        was_reset: Reading or writing met a connection reset.
     """
 
     def __init__(
@@ -189,6 +189,8 @@ class Peer:
             try:
                 self.sock.sendall(piece)
             except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
+                # The kernel reports a reset once: reading may only see the end.
+                self.was_reset = True
                 return
 
     def send_bytewise(self, data: bytes) -> None:

@@ -129,6 +129,20 @@ def test_A17_idle_program_and_an_endless_stream(subject: Subject) -> None:
         assert outcome.messages == ["good"]
 
 
+def test_A17_what_follows_a_violation_is_read_and_dropped(subject: Subject) -> None:
+    """Bytes left unread would turn our end of the stream into a reset, close frame and all."""
+    with subject.open() as conversation:
+        rest = subject.frame(wire.BINARY, b"x" * 2**20)
+        conversation.peer.send(subject.frame(wire.TEXT, b"\xff"), rest, pause=0.01)
+        frames, close = conversation.peer.read_until_close()
+        assert not frames
+        assert int.from_bytes(close.payload[:2]) == 1007
+        conversation.peer.half_close()
+        conversation.peer.expect_end()
+        assert not conversation.peer.was_reset
+        conversation.outcome.expect_violation(1007)
+
+
 def test_A17_silent_peer_after_a_violation(subject: Subject) -> None:
     """A peer that never answers our close frame does not keep the connection."""
     with subject.open(close_timeout=0.5) as conversation:
