@@ -310,6 +310,7 @@ class Channel(StreamingChannel):
         if self.abandoned and self.closing.state is State.OPEN:
             self.hurry = True
             self.start_close(Close(CloseCode.GOING_AWAY, ""))
+        self.end_interrupted_move()
         if self.gone:
             if self.closing.state is not State.CLOSED:
                 # C ended it: see syncws_finish().
@@ -412,7 +413,8 @@ class Channel(StreamingChannel):
             if count == 0:
                 return True
             self._discarded += count
-        self.reader.call_soon(self._drain)
+        # Listed once, however often it is asked for.
+        lib.syncws_list(self.c, 1)
         return False
 
     def fail_in_reader(self, error: BaseException) -> None:
