@@ -1,0 +1,466 @@
+"""How a connection ends: the closing handshake, and ends that wait for their turn."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from typing import Any
+
+import pytest
+from channels import InThread, Meeting, interpose, interrupted_after, owned_elsewhere
+from reliability.peer import BINARY, CLOSE, TEXT, frame
+
+from syncws import channel as channel_module
+from syncws.channel import GRACE
+from syncws.exceptions import ConnectionClosedError, ConnectionClosedOK
+from syncws.frames import Close, Side, lib
+from syncws.protocol import State
+from syncws.transport import CHUNK
+
+NORMAL = Close(1000, "")
+SIDES = list(Side)
+
+
+def start_close(meeting: Meeting) -> None:
+    meeting.channel.start_close(NORMAL)
+
+
+def close_code(meeting: Meeting) -> int:
+    """The code of the close frame that the peer gets next."""
+    received = meeting.peer.read_frame()
+    assert received is not None
+    assert received.opcode == CLOSE
+    return int.from_bytes(received.payload[:2])
+
+
+# -- the handshake ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_we_begin_to_close(side: Side) -> None:
+    with Meeting(side) as meeting:
+        meeting.channel.start_close(Close(1001, "bye"))
+        assert meeting.channel.closing.state is State.CLOSING
+        received = meeting.peer.read_frame()
+        assert received is not None
+        assert (received.opcode, received.payload) == (CLOSE, b"\x03\xe9bye")
+        meeting.peer.send_close(1001)
+        meeting.stepped.turn_until(lambda: meeting.channel.closing.complete)
+        meeting.stepped.turns()
+        if side is Side.SERVER:
+            # The server ends TCP, in its own direction first (section 7.1.1).
+            meeting.peer.expect_end()
+        assert not meeting.channel.gone
+        meeting.peer.close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        with pytest.raises(ConnectionClosedOK) as raised:
+            meeting.receive()
+        assert raised.value.rcvd_then_sent is False
+        meeting.stepped.turns()
+        assert meeting.transport.fileno() == -1
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_peer_begins_to_close(side: Side) -> None:
+    with Meeting(side) as meeting:
+        meeting.peer.send_close(3000, b"enough")
+        meeting.stepped.turns()
+        assert close_code(meeting) == 3000
+        if side is Side.SERVER:
+            meeting.peer.expect_end()
+        meeting.peer.close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        with pytest.raises(ConnectionClosedError) as raised:
+            meeting.receive()
+        assert raised.value.rcvd == (3000, "enough")
+        assert raised.value.rcvd_then_sent is True
+
+
+def test_both_begin_at_once() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close(1000)
+        start_close(meeting)
+        assert close_code(meeting) == 1000
+        meeting.peer.close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        with pytest.raises(ConnectionClosedOK):
+            meeting.receive()
+
+
+def test_only_one_close_frame_is_sent() -> None:
+    with Meeting() as meeting:
+        start_close(meeting)
+        meeting.channel.start_close(Close(1001, "again"))
+        meeting.channel.fail(ValueError("late"), 1011, "late")
+        meeting.peer.send_close()
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        frames = meeting.peer.read_frames()
+        assert [received.payload for received in frames] == [b"\x03\xe8"]
+
+
+def test_closing_answers_a_close_frame_that_is_there_already() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send(frame(TEXT, b"last") + frame(CLOSE, b"\x03\xe9"))
+        meeting.stepped.turns()
+        start_close(meeting)
+        assert close_code(meeting) == 1001
+        assert meeting.receive() == "last"
+
+
+def test_messages_that_come_while_we_close_are_delivered() -> None:
+    with Meeting() as meeting:
+        start_close(meeting)
+        meeting.peer.send(frame(TEXT, b"late") + frame(CLOSE, b"\x03\xe8"))
+        meeting.stepped.turn_until(lambda: meeting.channel.closing.complete)
+        assert meeting.receive() == "late"
+        with pytest.raises(ConnectionClosedOK):
+            meeting.receive()
+
+
+def test_failing_the_connection_tells_the_peer_why() -> None:
+    with Meeting() as meeting:
+        error = ValueError("ours")
+        meeting.channel.fail(error, 1011, "internal error")
+        received = meeting.peer.read_frame()
+        assert received is not None
+        assert received.payload == b"\x03\xf3internal error"
+        meeting.peer.close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        assert meeting.channel.exception().__cause__ is error
+
+
+def test_a_malformed_close_frame_is_a_violation() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_frame(CLOSE, b"\x03")
+        meeting.stepped.turns()
+        assert close_code(meeting) == 1002
+        # After a failure a client ends TCP, too: the peer may never do it.
+        meeting.peer.expect_end()
+
+
+# -- ends that wait for their turn -----------------------------------------------
+
+
+def end_with_close(meeting: Meeting) -> None:
+    meeting.peer.send_close(1000)
+
+
+def end_with_violation(meeting: Meeting) -> None:
+    meeting.peer.send(meeting.peer.frame(3))
+
+
+def end_with_eof(meeting: Meeting) -> None:
+    meeting.peer.half_close()
+
+
+ENDS = pytest.mark.parametrize(
+    ("end", "code"), [(end_with_close, 1000), (end_with_violation, 1002), (end_with_eof, None)]
+)
+
+
+@ENDS
+@pytest.mark.parametrize("side", SIDES)
+def test_the_echo_of_the_last_good_message_leaves_first(
+    side: Side, end: Any, code: int | None
+) -> None:
+    with Meeting(side) as meeting:
+        meeting.peer.send_frame(TEXT, b"last")
+        end(meeting)
+        meeting.stepped.turns()
+        assert meeting.channel.closing.state is State.OPEN
+        assert meeting.receive() == "last"
+        meeting.stepped.turns()
+        meeting.send(b"echo of the last")
+        with pytest.raises(ConnectionClosedError if code != 1000 else ConnectionClosedOK):
+            meeting.receive()
+        meeting.stepped.turns()
+        echo = meeting.peer.read_frame()
+        assert echo is not None
+        assert (echo.opcode, echo.payload) == (BINARY, b"echo of the last")
+        if code is None:
+            meeting.peer.expect_end()
+        else:
+            assert close_code(meeting) == code
+
+
+@ENDS
+def test_a_program_that_does_not_come_back_is_not_waited_for(end: Any, code: int | None) -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"last")
+        meeting.stepped.turns()
+        assert meeting.receive() == "last"
+        end(meeting)
+        before = time.monotonic()
+        meeting.stepped.turns()
+        assert meeting.channel.closing.state is State.OPEN
+        (due,) = meeting.stepped.timers("finish_input")
+        assert before <= due <= time.monotonic() + GRACE
+        meeting.stepped.turns()
+        meeting.stepped.fire("finish_input")
+        if code is None:
+            meeting.peer.expect_end()
+        else:
+            assert close_code(meeting) == code
+
+
+@pytest.mark.parametrize(("close_timeout", "grace"), [(None, GRACE), (0.1, 0.1), (10.0, GRACE)])
+def test_the_grace_is_no_longer_than_close_timeout(
+    close_timeout: float | None, grace: float
+) -> None:
+    with Meeting(close_timeout=close_timeout) as meeting:
+        meeting.peer.send(frame(TEXT, b"last") + frame(CLOSE))
+        before = time.monotonic()
+        meeting.stepped.turns()
+        (due,) = meeting.stepped.timers("finish_input")
+        assert before + grace <= due <= time.monotonic() + grace
+        # Asked again, it is not put off.
+        lib.syncws_list(meeting.c, 1)
+        assert meeting.stepped.timers("finish_input") == [due]
+
+
+@ENDS
+def test_an_end_is_acted_on_at_once_if_nothing_was_handed_out(end: Any, code: int | None) -> None:
+    with Meeting() as meeting:
+        end(meeting)
+        meeting.stepped.turns()
+        assert meeting.stepped.timers("finish_input") == []
+        if code is None:
+            meeting.peer.expect_end()
+        else:
+            assert close_code(meeting) == code
+
+
+@ENDS
+def test_an_end_is_acted_on_at_once_for_who_waits_for_it(end: Any, code: int | None) -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"never taken")
+        end(meeting)
+        meeting.stepped.turns()
+        meeting.channel.hurry = True
+        lib.syncws_list(meeting.c, 1)
+        meeting.stepped.turns()
+        assert meeting.channel.closing.state is not State.OPEN
+        assert meeting.receive() == "never taken"
+
+
+def test_acting_on_the_end_happens_once() -> None:
+    with Meeting() as meeting:
+        meeting.channel.finish_input()
+        meeting.peer.send_close()
+        meeting.stepped.turns()
+        meeting.channel.finish_input()
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        assert len(meeting.peer.read_frames()) == 1
+
+
+# -- Ctrl-C ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "begun"),
+    [("syncws_set_flags", False), ("syncws_set_flags", True), ("syncws_list", True)],
+)
+def test_closing_goes_on_where_ctrl_c_stopped_it(
+    step: str, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Meeting() as meeting:
+        if begun:
+            meeting.peer.send(frame(TEXT, b"x") + frame(CLOSE, b"\x03\xe8"))
+            meeting.stepped.turns()
+        interpose(monkeypatch, channel_module, **{step: interrupted_after(step)})
+        with pytest.raises(KeyboardInterrupt):
+            start_close(meeting)
+        monkeypatch.undo()
+        meeting.stepped.turns()
+        assert close_code(meeting) == 1000
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_close_frame_that_ctrl_c_held_back_is_sent_by_the_reader(
+    begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Meeting() as meeting:
+        if begun:
+            meeting.peer.send(frame(TEXT, b"x") + frame(CLOSE, b"\x03\xe8"))
+            meeting.stepped.turns()
+        with monkeypatch.context() as patch:
+
+            def interrupted(self: Any) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(channel_module.Channel, "_start_close_timer", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                start_close(meeting)
+        assert meeting.channel.closing.sent == NORMAL
+        meeting.stepped.turns()
+        assert close_code(meeting) == 1000
+        assert meeting.stepped.timers("_close_timed_out")
+
+
+# -- time ------------------------------------------------------------------------
+
+
+def test_a_peer_that_does_not_answer_the_close_frame_is_left() -> None:
+    with Meeting(close_timeout=5.0) as meeting:
+        before = time.monotonic()
+        start_close(meeting)
+        (due,) = meeting.stepped.timers("_close_timed_out")
+        assert before + 5.0 <= due <= time.monotonic() + 5.0
+        meeting.stepped.fire("_close_timed_out")
+        with pytest.raises(ConnectionClosedError, match="close_timeout") as raised:
+            meeting.receive()
+        assert isinstance(raised.value.__cause__, TimeoutError)
+        meeting.channel._close_timed_out()
+
+
+def test_a_peer_that_does_not_end_tcp_is_left_without_complaint() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close()
+        meeting.stepped.turns()
+        meeting.stepped.fire("_close_timed_out")
+        with pytest.raises(ConnectionClosedOK):
+            meeting.receive()
+        assert [received.opcode for received in meeting.peer.read_frames()] == [CLOSE]
+
+
+def test_without_close_timeout_there_is_no_timer() -> None:
+    with Meeting(close_timeout=None) as meeting:
+        start_close(meeting)
+        assert meeting.stepped.timers("_close_timed_out") == []
+
+
+# -- draining --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_comes_after_a_failure_is_thrown_away(side: Side) -> None:
+    with Meeting(side) as meeting:
+        meeting.peer.send(meeting.peer.frame(3))
+        meeting.stepped.turns()
+        assert close_code(meeting) == 1002
+        meeting.peer.expect_end()
+        thread = InThread(meeting.peer.send, bytes(8 * CHUNK))
+        meeting.stepped.turn_until(lambda: not thread.is_alive())
+        assert not meeting.channel.gone
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+
+
+def test_not_more_than_the_bound_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "_DISCARD_LIMIT", 10 * CHUNK)
+    with Meeting() as meeting:
+        meeting.peer.send(frame(3))
+        thread = InThread(meeting.peer.send, bytes(100 * CHUNK))
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        thread.result()
+        assert 10 * CHUNK < meeting.channel._discarded <= 15 * CHUNK
+
+
+def test_draining_lets_the_others_have_a_turn() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send(frame(3))
+        meeting.stepped.turns()
+        thread = InThread(meeting.peer.send, bytes(20 * CHUNK))
+        most = 0
+        while thread.is_alive() or not meeting.channel._discarded:
+            before = meeting.channel._discarded
+            meeting.stepped.turn()
+            most = max(most, meeting.channel._discarded - before)
+        thread.result()
+        # Twice in a turn: by itself, and for an event.
+        assert most <= 8 * CHUNK
+
+
+def test_the_stream_is_half_closed_behind_the_close_frame_only() -> None:
+    with Meeting(Side.SERVER) as meeting:
+        while lib.syncws_output_size(meeting.c) == 0:
+            meeting.send(bytes(CHUNK))
+        meeting.peer.send(meeting.peer.frame(3))
+        meeting.stepped.turns()
+        assert meeting.channel._draining
+        assert not meeting.channel._half_closed
+        reading = InThread(meeting.peer.read_frames)
+        meeting.stepped.turn_until(lambda: not reading.is_alive())
+        *messages, last = reading.result()
+        assert {received.payload for received in messages} == {bytes(CHUNK)}
+        assert (last.opcode, last.payload[:2]) == (CLOSE, b"\x03\xea")
+
+
+def test_draining_waits_for_who_reads_just_now() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close()
+        with owned_elsewhere(meeting) as let_go:
+            meeting.channel.end = b""
+            meeting.channel.finish_input()
+            meeting.stepped.turns()
+            assert not meeting.channel._discarded
+            let_go(lib.SYNCWS_FLAG_PARKED)
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+
+
+def test_draining_a_channel_that_is_gone_closes_it() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close()
+        meeting.stepped.turns()
+        lib.syncws_abort(meeting.c)
+        meeting.channel._drain()
+        assert meeting.transport.fileno() == -1
+
+
+def test_draining_ends_when_the_stream_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close()
+        meeting.stepped.turns()
+
+        def broken(memory: memoryview) -> int:
+            raise ConnectionResetError(errno.ECONNRESET, "broken")
+
+        monkeypatch.setattr(meeting.transport, "receive_into", broken)
+        meeting.peer.send(b"x")
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        with pytest.raises(ConnectionClosedOK):
+            meeting.receive()
+
+
+# -- write errors ----------------------------------------------------------------
+
+
+def test_after_a_write_error_the_peer_has_the_last_word() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close(1009, b"too big")
+        # It reads no more, and closes.
+        meeting.peer.sock.shutdown(socket.SHUT_RD)
+        sender = InThread(meeting.send, bytes(100))
+        meeting.stepped.turn_until(lambda: not sender.is_alive())
+        with pytest.raises(ConnectionClosedError) as raised:
+            sender.result()
+        assert raised.value.rcvd == (1009, "too big")
+
+
+@pytest.mark.parametrize("close_timeout", [0.1, None])
+@pytest.mark.parametrize("deadline", [0.1, None])
+def test_a_peer_without_last_words_is_not_waited_for(
+    close_timeout: float | None, deadline: float | None
+) -> None:
+    with Meeting(close_timeout=close_timeout) as meeting:
+        lib.syncws_output_fail(meeting.c, errno.EPIPE)
+        meeting.channel.write_error = error = BrokenPipeError(errno.EPIPE, "refused")
+        if close_timeout is None and deadline is None:
+            # Then whatever ends the connection ends the wait.
+            meeting.stepped.call_soon(meeting.channel.abort, error)
+        when = None if deadline is None else time.monotonic() + deadline
+        words = InThread(meeting.channel.read_last_words, when)
+        meeting.stepped.turn_until(lambda: not words.is_alive())
+        words.result()
+        assert meeting.channel.gone
+        assert meeting.channel.exception().__cause__ is error
+
+
+def test_a_write_error_that_nobody_remembers_has_a_cause_all_the_same() -> None:
+    with Meeting(close_timeout=0.1) as meeting:
+        meeting.channel.read_last_words(None)
+        assert isinstance(meeting.channel.exception().__cause__, OSError)
