@@ -202,11 +202,13 @@ def test_answers_are_waited_for_at_the_end_of_the_input(
 ) -> None:
     def handler(ws: syncws.Connection) -> None:
         ws.recv()
+        # Who reads answers a close frame at once, and could not send any more.
+        reading = threading.Thread(target=list, args=(ws,))
+        reading.start()
         for number in range(3):
             time.sleep(0.2)  # each shorter than the time to linger, together longer
             ws.send(str(number))
-        for _ in ws:
-            pass
+        reading.join()
 
     stdin.write(b"question\n")
     stdin.end()
