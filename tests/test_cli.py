@@ -206,14 +206,14 @@ def test_answers_are_waited_for_at_the_end_of_the_input(
         reading = threading.Thread(target=list, args=(ws,))
         reading.start()
         for number in range(3):
-            time.sleep(0.2)  # each shorter than the time to linger, together longer
+            time.sleep(0.6)  # each shorter than the time to linger, together longer
             ws.send(str(number))
         reading.join()
 
     stdin.write(b"question\n")
     stdin.end()
     with serving(handler) as url:
-        assert cli.main([url, "--linger", "0.5"]) == 0
+        assert cli.main([url, "--linger", "1.5"]) == 0
     assert capsys.readouterr().out == "0\n1\n2\n"
 
 
