@@ -48,6 +48,10 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("ws://127.0.0.1/\r\nX: y", {}, syncws.InvalidURI, "URI"),
     ("ws://127.0.0.1/", {"ssl": ssl.create_default_context()}, ValueError, "ssl is for wss"),
     ("ws://127.0.0.1/", {"server_hostname": "x"}, ValueError, "server_hostname is for wss"),
+    ("wss://127.0.0.1/", {"server_hostname": b"x"}, TypeError, "server_hostname must be a str"),
+    ("wss://127.0.0.1/", {"server_hostname": ""}, ValueError, "server_hostname is not a valid"),
+    ("wss://127.0.0.1/", {"server_hostname": "a\0b"}, ValueError, "server_hostname is not"),
+    ("wss://127.0.0.1/", {"server_hostname": "x" * 64}, ValueError, "server_hostname is not"),
     ("wss://127.0.0.1/", {"ssl": True}, TypeError, "ssl must be an ssl.SSLContext"),
     (
         "wss://127.0.0.1/",

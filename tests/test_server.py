@@ -203,6 +203,11 @@ def test_a_bad_argument_is_named(
     assert not (tmp_path / "socket").exists()
 
 
+def test_a_host_that_is_no_name() -> None:
+    with pytest.raises(TypeError, match="host must be a str or None, not bytes"):
+        syncws.serve(echo, b"localhost")  # type: ignore[arg-type]  # that is the point
+
+
 @pytest.mark.parametrize("name", ["host", "port", "sock", "reuse_port"])
 def test_a_unix_server_has_no_address(name: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(TypeError, match=f"unix_serve\\(\\) does not take {name}"):
