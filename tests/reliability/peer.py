@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
+from reliability.shared_tls import wrap
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 # How long a peer waits for bytes that must come.
@@ -340,7 +342,7 @@ def dial(
     sock = socket.create_connection(address, timeout=timeout)
     if tls is not None:
         try:
-            sock = tls.wrap_socket(sock, server_hostname=address[0])
+            sock = wrap(tls, sock, PATIENCE, server_hostname=address[0])
         except BaseException:
             sock.close()
             raise
@@ -450,7 +452,7 @@ class Listener:
         sock.settimeout(PATIENCE)
         if self.tls is not None:
             try:
-                sock = self.tls.wrap_socket(sock, server_side=True)
+                sock = wrap(self.tls, sock, PATIENCE, server_side=True)
             except BaseException:
                 sock.close()
                 raise
