@@ -306,6 +306,9 @@ def test_bad_arguments_of_serve(
 
 
 Call = Callable[[Any], object]
+# Wrong on purpose: a type checker must not see what they are.
+TEXT: Any = "1"
+NUMBER: Any = 1
 BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "send int": (lambda ws: ws.send(1), TypeError, "message"),
     "send None": (lambda ws: ws.send(None), TypeError, "message"),
@@ -334,10 +337,10 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "pong None": (lambda ws: ws.pong(None), TypeError, "data"),
     "pong long": (lambda ws: ws.pong(b"x" * 126), ValueError, "data"),
     "wait_closed timeout": (lambda ws: ws.wait_closed("1"), TypeError, "timeout"),
-    "wait timeout": (lambda ws: syncws.wait([ws], "1"), TypeError, "timeout"),
+    "wait timeout": (lambda ws: syncws.wait([ws], TEXT), TypeError, "timeout"),
     "wait one": (lambda ws: syncws.wait(ws, 0), TypeError, "connections|iterable|Connection"),
-    "wait int": (lambda ws: syncws.wait([1], 0), TypeError, "connections"),
-    "broadcast int": (lambda ws: syncws.broadcast([ws], 1), TypeError, "message"),
+    "wait int": (lambda ws: syncws.wait([NUMBER], 0), TypeError, "connections"),
+    "broadcast int": (lambda ws: syncws.broadcast([ws], NUMBER), TypeError, "message"),
     "broadcast bad text": (
         lambda ws: syncws.broadcast([ws], b"\xff", text=True),
         ValueError,
