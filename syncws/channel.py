@@ -159,12 +159,11 @@ class Channel(StreamingChannel):
             if payload not in self.pings:
                 return  # unsolicited (RFC 6455 section 5.5.3)
             # It answers the pings before it too: a peer may answer only the last one.
-            for data in list(self.pings):
+            pings = list(self.pings)
+            for data in pings[: pings.index(payload) + 1]:
                 pending = self.pings.pop(data)
                 pending.latency = self.latency = now - pending.sent_at
                 pending.done = True
-                if data == payload:
-                    break
         self.notify()
 
     def _keep_alive(self) -> None:
