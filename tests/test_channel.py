@@ -411,6 +411,23 @@ def test_draining_a_channel_that_is_gone_closes_it() -> None:
         assert meeting.transport.fileno() == -1
 
 
+def test_a_channel_that_is_aborted_while_it_drains_is_not_watched_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_close()
+        meeting.stepped.turns()
+
+        def aborted(memory: memoryview) -> None:
+            meeting.channel.abort()
+
+        monkeypatch.setattr(meeting.transport, "receive_into", aborted)
+        meeting.stepped._callbacks.clear()
+        meeting.channel._drain()
+        assert meeting.channel.gone
+        assert meeting.stepped._callbacks == {}
+
+
 def test_draining_ends_when_the_stream_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     with Meeting() as meeting:
         meeting.peer.send_close()

@@ -12,7 +12,7 @@ from channels import (
     native,
     portable,
 )
-from reliability.peer import TEXT, frame
+from reliability.peer import PING, TEXT, frame
 
 from syncws import input as input_module
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
@@ -135,9 +135,44 @@ def test_a_signal_handler_inside_the_transport_does_not_enter_it_again(
 ) -> None:
     portable(monkeypatch)
     with Meeting() as meeting:
-        meeting.channel._moving = True
-        with pytest.raises(ConcurrencyError, match="another call"):
-            meeting.channel.read_once(lib.SYNCWS_TAKE_WAIT, 0)
-        meeting.channel._moving = False
+        refused = []
+        send = Transport.send
+
+        def interrupted(self: Transport, data: Any) -> int:
+            # A signal handler runs here, and receives.
+            with pytest.raises(ConcurrencyError, match="another call") as raised:
+                meeting.receive()
+            refused.append(raised.value)
+            return send(self, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Transport, "send", interrupted)
+            meeting.send(b"through")
+        assert refused
+        assert not meeting.owned
+        received = meeting.peer.read_frame()
+        assert received is not None
+        assert received.payload == b"through"
         meeting.peer.send_frame(TEXT, b"later")
         assert meeting.receive() == "later"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_interrupted_delivery_is_repeated(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    native(monkeypatch)
+    with Meeting() as meeting:
+        meeting.peer.send(b"".join(frame(PING, b"%d" % number) for number in range(batch)))
+        meeting.peer.send(b"".join(frame(TEXT, b"%d" % number) for number in range(batch)))
+        deliver = InputChannel._deliver
+        interrupts = [KeyboardInterrupt()]
+
+        def once(self: InputChannel, scratch: Any) -> None:
+            if interrupts:
+                raise interrupts.pop()
+            deliver(self, scratch)
+
+        monkeypatch.setattr(InputChannel, "_deliver", once)
+        with pytest.raises(KeyboardInterrupt):
+            meeting.receive()
+        assert not meeting.owned
+        assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
