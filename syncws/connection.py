@@ -31,6 +31,7 @@ _GOT_TEXT = lib.SYNCWS_GOT_TEXT
 _GOT_BINARY = lib.SYNCWS_GOT_BINARY
 _SCRATCH_BUSY = lib.SYNCWS_SCRATCH_BUSY
 _OWN = lib.SYNCWS_OWN
+_EXTERNAL = lib.SYNCWS_EXTERNAL
 _receive = lib.syncws_receive
 _finish = lib.syncws_finish
 _send = lib.syncws_send
@@ -238,7 +239,8 @@ class Connection:
                 # Nothing is called between here and the caller: no signal handler runs.
                 scratch.unclaimed = 0
                 return data
-            return channel.receive(code, scratch, deadline)
+            if code != _EXTERNAL:
+                return channel.receive(code, scratch, deadline)
         except BaseException:
             if code != _SCRATCH_BUSY and code != _OWN:  # else another call's, interrupted by us
                 try:
@@ -247,6 +249,8 @@ class Connection:
                     # Again C lets go in the first call after an exception, the second one.
                     _finish(self._c, scratch, 0)
             raise
+        # Not above: the scratch and the ownership may be an interrupted call's.
+        return channel.receive(code, scratch, deadline)
 
     def recv_many(self, timeout: float | None = None) -> list[str | bytes]:
         """Receives at least one message, and all others that are there already.

@@ -280,6 +280,10 @@ class InputChannel(OutputChannel):
         try:
             if lib.syncws_is_mine(self.c):
                 self._digest(scratch, code)
+        except BaseException:
+            if lib.syncws_is_mine(self.c) and scratch.unclaimed == 1:
+                self._digest(scratch, scratch.code)
+            raise
         finally:
             flags = lib.syncws_finish(
                 self.c,
@@ -301,28 +305,37 @@ class InputChannel(OutputChannel):
 
     def _read_transport(self, scratch: Any) -> int:
         with self.state_lock:
-            if self._moving:
+            if self._moving == threading.get_ident():
                 raise ConcurrencyError("this thread is in the middle of another call")
+            if self._moving:
+                return int(lib.SYNCWS_TIMED_OUT)  # look() ends it: see end_interrupted_move()
             self._moving = threading.get_ident()
             scratch.unclaimed = 2  # the memory is in use, there is nothing to recover
+            code = int(lib.SYNCWS_TIMED_OUT)
             try:
                 count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
+                if count == 0:
+                    code = int(lib.SYNCWS_END_OF_STREAM)
+                elif count is not None:
+                    # Here, because after an interrupt nobody would know of these bytes.
+                    scratch.unclaimed = 0
+                    code = lib.syncws_decode_input(self.c, scratch, count)
             except OSError as error:
                 scratch.error_number = error.errno or 0
                 self.closing.cause = self.closing.cause or error.with_traceback(None)
-                return int(lib.SYNCWS_READ_FAILED)
+                code = int(lib.SYNCWS_READ_FAILED)
             except BaseException as error:
-                # Interrupted inside: nobody knows what the transport has given.
-                self.abort(error, "interrupted while reading")
-                raise
-            finally:
+                lib.syncws_list(self.c, 1)  # the first call: see flush()
+                if scratch.unclaimed != 1:
+                    # Interrupted inside: nobody knows what the transport has given.
+                    self.abort(error, "interrupted while reading")
+                    scratch.unclaimed = 0
                 self._moving = 0
+                raise
+            if scratch.unclaimed == 2:
                 scratch.unclaimed = 0
-        if count is None:
-            return int(lib.SYNCWS_TIMED_OUT)
-        if count == 0:
-            return int(lib.SYNCWS_END_OF_STREAM)
-        return int(lib.syncws_decode_input(self.c, scratch, count))
+            self._moving = 0
+        return code
 
     def follow(self, mode: int, deadline: float | None) -> None:
         """Waits for the owner to leave, at most one slice."""

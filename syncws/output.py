@@ -180,25 +180,33 @@ class OutputChannel:
                 return  # another thread notifies, too
 
     def wait_until(self, predicate: Callable[[], object], deadline: float | None) -> bool:
-        """Waits until ``predicate`` is true; False at the deadline."""
+        """Waits until ``predicate`` is true; False at the deadline.
+
+        Raises:
+            ConcurrencyError: The calling thread keeps everybody else from making it true.
+        """
         with Waiter((self,)) as waiter:
             while not predicate():
                 left = remaining(deadline)
                 if left == 0.0:
                     return False
+                if self._holds_others_up():
+                    raise ConcurrencyError("this thread is in the middle of another call")
                 waiter.wait(left)
         return True
 
-    def is_busy_here(self) -> bool:
-        """Whether the calling thread is inside another call on this connection.
-
-        So it is for a signal handler; what it waited for would wait for itself.
-        """
+    def _holds_others_up(self) -> bool:
+        """Whether this is a signal handler in the middle of what others would have to do."""
         return bool(
             self._moving == threading.get_ident()
-            or lib.syncws_message_is_mine(self.c)
             or lib.syncws_is_mine(self.c)
+            # What threading.Condition asks a lock, too.
+            or self.state_lock._is_owned()  # type: ignore[attr-defined]
         )
+
+    def is_busy_here(self) -> bool:
+        """Whether the calling thread, in a signal handler, is inside another call."""
+        return self._holds_others_up() or bool(lib.syncws_message_is_mine(self.c))
 
     # -- ending -------------------------------------------------------------------
 
@@ -247,16 +255,26 @@ class OutputChannel:
                 return int(lib.SYNCWS_PENDING)
             self._moving = threading.get_ident()
             try:
-                return self._flush_transport()
+                result = self._flush_transport()
             except OSError as error:
                 lib.syncws_output_fail(self.c, error.errno or errno.EPIPE)
                 self.write_error = self.write_error or error.with_traceback(None)
-                return int(lib.SYNCWS_WRITE_FAILED)
+                result = int(lib.SYNCWS_WRITE_FAILED)
             except BaseException as error:
-                # Interrupted inside: nobody knows what the transport has taken.
+                # Interrupted inside: nobody knows what the transport has taken. If abort()
+                # is interrupted, too, look() finds us still "moving".
+                lib.syncws_list(self.c, 1)
                 self.abort(error, "interrupted while writing")
+                self._moving = 0
                 raise
-            finally:
+            self._moving = 0
+            return result
+
+    def end_interrupted_move(self) -> None:
+        """The reader thread: whoever is still "moving" was interrupted twice in there."""
+        with self.state_lock:
+            if self._moving:
+                self.abort(None, "interrupted while moving bytes")
                 self._moving = 0
 
     def _flush_transport(self) -> int:
@@ -354,12 +372,18 @@ class OutputChannel:
 
         Raises:
             TimeoutError: The deadline passed; the text ends with ``consequence``.
+            ConcurrencyError: Called by a signal handler in the middle of moving bytes.
         """
         if remaining(deadline) == 0.0:
             raise TimeoutError(
                 f"timed out: the peer does not take data (write_limit); {consequence}"
             )
         thread = threading.get_ident()
+        if self._holds_others_up():
+            raise ConcurrencyError(
+                "the queue is full (write_limit), and this thread is in the middle of a call "
+                "that would have to empty it"
+            )
         try:
             self.senders.add(thread)
             self.resume_reading()
