@@ -380,10 +380,7 @@ class OutputChannel:
             )
         thread = threading.get_ident()
         if self._holds_others_up():
-            raise ConcurrencyError(
-                "the queue is full (write_limit), and this thread is in the middle of a call "
-                "that would have to empty it"
-            )
+            raise ConcurrencyError("write_limit is reached in the middle of this thread's call")
         try:
             self.senders.add(thread)
             self.resume_reading()
