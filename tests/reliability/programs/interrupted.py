@@ -32,6 +32,8 @@ PATIENCE = 10.0
 
 source = random.Random(SEED)
 counts: collections.Counter[str] = collections.Counter()
+# Whether an interruption is ordered, and the seconds to the next one, if there is one.
+active, interval = False, 0.0
 numbers = iter(range(10**9))
 
 
@@ -103,11 +105,16 @@ def handle(number: int, frame: types.FrameType | None) -> None:
         if outer.f_code is guarded.__code__:
             raise KeyboardInterrupt
         outer = outer.f_back
+    if active:
+        # Too early: again in a moment.
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, interval)
 
 
-def interrupt(operation: Callable[[], Any], delay: float, interval: float) -> None:
+def interrupt(operation: Callable[[], Any], delay: float, pause: float) -> None:
     """Raises KeyboardInterrupt in ``operation`` after ``delay`` seconds, maybe again."""
-    signal.setitimer(signal.ITIMER_REAL, delay, interval)
+    global active, interval
+    active, interval = True, pause
+    signal.setitimer(signal.ITIMER_REAL, delay, pause)
     try:
         guarded(operation)
     except KeyboardInterrupt:
@@ -115,6 +122,7 @@ def interrupt(operation: Callable[[], Any], delay: float, interval: float) -> No
     except syncws.ConnectionClosed:
         pass
     finally:
+        active = False
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -183,7 +191,7 @@ def interrupt_main_thread() -> None:
     while counts["interrupts"] < COUNT:
         operation = source.choice(operations)
         longest = 0.02 if operation == conversation.idle else 0.0006
-        interval = source.choice([0.00005, 0.0003]) if MODE == "storm" else 0.0
+        pause = source.choice([0.00005, 0.0003]) if MODE == "storm" else 0.0
         # Some go on until the timer fires, so that it always fires inside.
         forever = source.random() < 0.5
 
@@ -192,7 +200,7 @@ def interrupt_main_thread() -> None:
             while forever:
                 conversation.echo()
 
-        interrupt(work, source.uniform(0.00001, longest), interval)
+        interrupt(work, source.uniform(0.00001, longest), pause)
         check(conversation)
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     conversation.connection.close()
@@ -228,6 +236,8 @@ def raise_in_thread() -> None:
 
 
 signal.signal(signal.SIGALRM, handle)
+# An exception in a finalizer cannot leave it; Python only prints it.
+sys.unraisablehook = lambda _: None
 if MODE == "exception":
     raise_in_thread()
 else:
