@@ -4,7 +4,7 @@
 # Compiles all of csrc/ without a warning, then every tests/c/test_*.c with ASan
 # and UBSan, by gcc and by clang, with and without SIMD, and runs it.  Fails if a
 # compiler is missing.  --exhaustive adds, without sanitizers, all strings of four
-# bytes and many more streams: some minutes.
+# bytes and many more streams: some minutes.  Threads are tested under TSan, too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -52,6 +52,11 @@ for compiler in "$gcc" "$clang"; do
         done
     done
 done
+
+echo "== threads, under TSan"
+"$clang" "${standard[@]}" -g -O1 -fsanitize=thread -fno-sanitize-recover=all \
+    -o "$work/threads" tests/c/test_channel.c "${sources[@]}"
+timeout 300 "$work/threads"
 
 if [ "${1:-}" = --exhaustive ]; then
     echo "== exhaustive"
