@@ -351,6 +351,9 @@ class InputChannel(OutputChannel):
             if scratch.unclaimed != 1:
                 break
             self._deliver(scratch)
+            if self.decoder.handed_out:
+                # An idle connection keeps no memory for its biggest message.
+                lib.syncws_decoder_reclaim(self.decoder)
             if code != lib.SYNCWS_RECORDS_MORE:
                 break
             code = lib.syncws_decode_rest(self.c, scratch)
