@@ -430,7 +430,10 @@ class Connection:
         timeout = channel.options.close_timeout
         # The reader thread's own timer comes first; the half second is for its turn.
         deadline = None if timeout is None else time.monotonic() + timeout + 0.5
-        if not channel.wait_until(lambda: channel.gone, deadline):
+        # Whoever ends it closes the descriptor just after saying so; a caller of close() that
+        # returned in between would find it open.
+        transport = channel.transport
+        if not channel.wait_until(lambda: channel.gone and transport.fileno() < 0, deadline):
             channel.abort(None, "the closing handshake did not end within close_timeout")
 
     def wait_closed(self, timeout: float | None = None) -> bool:
