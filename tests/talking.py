@@ -86,12 +86,12 @@ class RawClient:
         data, self.buffer = self.buffer, b""
         return data
 
-    def upgrade(self, **changes: str | None) -> int:
+    def upgrade(self, **changes: Any) -> int:
         """Sends a request and reads the answer's head; the status."""
         self.send(request(**changes))
         return int(self.receive_head().split(b" ")[1])
 
-    def open(self, **changes: str | None) -> RawClient:
+    def open(self, **changes: Any) -> RawClient:
         """The same, and the answer has to be yes."""
         assert self.upgrade(**changes) == 101
         return self

@@ -51,7 +51,7 @@ def close_all(sockets: list[socket.socket]) -> None:
 def test_listens_on_a_free_port() -> None:
     [sock] = listen()
     with sock, socket.create_connection(sock.getsockname()):
-        assert sock.accept()[0].close() is None
+        sock.accept()[0].close()
 
 
 @pytest.mark.parametrize("host", [None, ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import pathlib
 import socket
 import ssl
@@ -23,7 +24,7 @@ from scripted import (
 from upgrading import KEY
 
 import syncws
-from syncws import client
+from syncws.reader import client_reader
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def scripted() -> Iterator[Serve]:
 @pytest.fixture
 def clean(nothing_left: Callable[[], None]) -> None:
     """No descriptor and no thread is left behind."""
-    client.client_reader().call_soon(len, ())  # lives as long as the process
+    client_reader().call_soon(len, ())  # lives as long as the process
     nothing_left()
 
 
@@ -93,7 +94,7 @@ def test_arguments_reach_the_request_and_the_connection(scripted: Serve) -> None
         wait_for_end(sock)
 
     server = scripted(script)
-    logger = client.logging.getLogger("test.client")
+    logger = logging.getLogger("test.client")
     ws = syncws.connect(
         server.uri + "path?query",
         origin="https://example.com",

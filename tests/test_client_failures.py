@@ -26,6 +26,7 @@ from scripted import (
 
 import syncws
 from syncws import client
+from syncws.reader import client_reader
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def scripted() -> Iterator[Serve]:
 @pytest.fixture
 def clean(nothing_left: Callable[[], None]) -> None:
     """No descriptor and no thread is left behind."""
-    client.client_reader().call_soon(len, ())  # lives as long as the process
+    client_reader().call_soon(len, ())  # lives as long as the process
     nothing_left()
 
 

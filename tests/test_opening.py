@@ -283,6 +283,7 @@ def test_e3_a_peer_that_never_stops_sending(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FAREWELL_BYTES", 1_000_000)
+    monkeypatch.setattr(module, "_TURN", 1)
     with server.connect() as raw:
         server.call(server.openings[0].turn_away, FAREWELL, 60.0)
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):

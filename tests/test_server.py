@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
@@ -11,12 +12,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from talking import PATIENCE, RawClient, masked_frame, wait_until
 
 import syncws
+from syncws.reader import client_reader
 from syncws.server import broadcast
 
 
@@ -27,7 +30,7 @@ def echo(ws: syncws.Connection) -> None:
 
 @pytest.fixture
 def clean(nothing_left: Callable[[], None]) -> None:
-    syncws.client.client_reader().call_soon(len, ())  # lives as long as the process
+    client_reader().call_soon(len, ())  # lives as long as the process
     nothing_left()
 
 
@@ -123,7 +126,7 @@ def test_options_reach_the_connection() -> None:
         ws.send(str(ws.logger.name))
         ws.recv()
 
-    logger = syncws.server.logging.getLogger("test.server")
+    logger = logging.getLogger("test.server")
     with syncws.serve(handler, "127.0.0.1", max_size=10, logger=logger) as server:
         with syncws.connect(server.url) as ws:
             assert ws.recv(PATIENCE) == "test.server"
@@ -211,7 +214,8 @@ def test_a_host_that_is_no_name() -> None:
 @pytest.mark.parametrize("name", ["host", "port", "sock", "reuse_port"])
 def test_a_unix_server_has_no_address(name: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(TypeError, match=f"unix_serve\\(\\) does not take {name}"):
-        syncws.unix_serve(echo, tmp_path / "socket", **{name: None})
+        options: dict[str, Any] = {name: None}
+        syncws.unix_serve(echo, tmp_path / "socket", **options)
 
 
 # -- broadcast --------------------------------------------------------------------
@@ -282,13 +286,16 @@ def test_d8_a_slow_peer_keeps_nobody_waiting(audience: Audience) -> None:
         while data := fast.sock.recv(65536):
             received[0] += len(data)
 
+    def has_received(size: int) -> bool:
+        return received[0] >= size
+
     thread = threading.Thread(target=receive)
     thread.start()
     skipped: list[syncws.Connection] = []
     sent = 0
     deadline = time.monotonic() + PATIENCE
     while not skipped and time.monotonic() < deadline:
-        wait_until(lambda enough=(sent - 5) * frame: received[0] >= enough)
+        wait_until(partial(has_received, (sent - 5) * frame))
         skipped = broadcast(audience.server.connections, b"x" * 60_000)
         sent += 1
     [connection] = skipped

@@ -22,7 +22,8 @@ from talking import PATIENCE, RawClient, masked_frame, wait_until
 from upgrading import request
 
 import syncws
-from syncws import accepting, serving
+from syncws import accepting
+from syncws.opening import Opening
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_g18x_a_peer_whose_socket_is_broken_already(
         raise OSError(22, "Invalid argument")
 
     with monkeypatch.context() as patch:
-        patch.setattr(serving.Opening, "start", fail)
+        patch.setattr(Opening, "start", fail)
         with RawClient(server.address) as raw:
             assert raw.receive_rest() == b""
     check_alive(server)

@@ -286,7 +286,7 @@ def test_g19x_closed_while_the_answer_is_sent(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = stage.session()
-    real = syncws.session.Connection
+    real = syncws.Connection
 
     def connect(*arguments: Any, **options: Any) -> syncws.Connection:
         session.close(Close(1001, "too late"))
