@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import selectors
 import socket
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -97,27 +97,30 @@ class _Lookup:
         self.host = host
         self.port = port
         self.wanted = True
-        self._result: queue.SimpleQueue[list[Address] | OSError] = queue.SimpleQueue()
+        self._result: list[Address] | OSError = []
+        # Held until there is a result. Not a SimpleQueue: up to Python 3.12 its get(timeout=)
+        # waits forever when a signal handler runs in it for longer than the timeout.
+        self._unfinished = threading.Lock()
+        self._unfinished.acquire()
 
     def run(self) -> None:
         if self.wanted:
             try:
-                self._result.put(_look_up(self.host, self.port))
+                self._result = _look_up(self.host, self.port)
             except OSError as error:
-                self._result.put(error)
+                self._result = error
+            self._unfinished.release()
 
     def wait(self, deadline: float | None) -> list[Address]:
         while True:
             remaining = _SLICE if deadline is None else deadline - time.monotonic()
-            try:
-                result = self._result.get(timeout=min(max(remaining, 0.0), _SLICE))
-            except queue.Empty:
-                if remaining <= 0:
-                    raise TimeoutError from None
-                continue
-            if isinstance(result, OSError):
-                raise result
-            return result
+            if self._unfinished.acquire(timeout=min(max(remaining, 0.0), _SLICE)):
+                break
+            if remaining <= 0:
+                raise TimeoutError
+        if isinstance(self._result, OSError):
+            raise self._result
+        return self._result
 
 
 def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.socket:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import ssl
 import sys
 import threading
@@ -103,8 +102,10 @@ class ThreadingServer:
         # Touched by the reader thread only, and by shutdown() after its end.
         self._openings: set[Opening] = set()
         self._listening = True
-        # A word from whoever changes something that shutdown() waits for.
-        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Released by whoever changes something that shutdown() waits for. Not a SimpleQueue: up to
+        # Python 3.12 its get(timeout=) waits forever when a signal handler runs in it for longer
+        # than the timeout.
+        self._news = threading.Lock()
         # True once shutdown() has done its work; the lock is held until then. Not an Event:
         # its set() deadlocks in a signal handler that interrupted a wait().
         self._finished = False
@@ -226,7 +227,7 @@ class ThreadingServer:
 
     def _forget(self, opening: Opening) -> None:
         self._openings.discard(opening)
-        self._news.put(None)
+        self._tell()
 
     def _admit(self, opening: Opening) -> None:
         """Gives a peer whose request is valid to a handler thread."""
@@ -270,7 +271,7 @@ class ThreadingServer:
         for opening in list(self._openings):
             opening.turn_away(farewell, LAST_FAREWELL_TIME)
         self._listening = False
-        self._news.put(None)
+        self._tell()
 
     # -- in a handler thread ------------------------------------------------------
 
@@ -290,7 +291,7 @@ class ThreadingServer:
     def _end(self, session: Session) -> None:
         with self._lock:
             self._sessions.discard(session)
-        self._news.put(None)
+        self._tell()
 
     # -- shutting down ------------------------------------------------------------
 
@@ -384,8 +385,11 @@ class ThreadingServer:
             if remaining <= 0 or reader.closed:
                 return
             # In slices: another thread that shuts down may have taken the news.
-            with contextlib.suppress(queue.Empty):
-                self._news.get(timeout=min(remaining, _SLICE))
+            self._news.acquire(timeout=min(remaining, _SLICE))
+
+    def _tell(self) -> None:
+        with contextlib.suppress(RuntimeError):  # nobody has taken the last news yet
+            self._news.release()
 
     def _others(self) -> list[Session]:
         with self._lock:

@@ -151,6 +151,18 @@ def test_an_interrupt_ends_a_lookup_at_once(names: Names) -> None:
     timer.join()
 
 
+def test_a_slow_signal_handler_does_not_suspend_the_deadline(names: Names) -> None:
+    previous = signal.signal(signal.SIGUSR1, lambda *_: time.sleep(0.5))
+    try:
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(TimeoutError):
+            resolve("name.invalid", 80, soon(1))
+        timer.join(PATIENCE)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
 def test_no_thread_for_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Workers, *_: Any) -> None:
         raise RuntimeError("can't start new thread")
