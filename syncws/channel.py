@@ -379,6 +379,8 @@ class Channel(StreamingChannel):
             return
         ended = False
         try:
+            # C takes note that the selector reports room: it need not list what waits for it.
+            lib.syncws_look(self.c)
             waiting = self.flush() == lib.SYNCWS_PENDING
             flushed = lib.syncws_output_idle(self.c)
             # Section 7.1.1: the server closes TCP first; after a failure either does.
