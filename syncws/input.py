@@ -325,11 +325,13 @@ class InputChannel(OutputChannel):
                 self.closing.cause = self.closing.cause or error.with_traceback(None)
                 code = int(lib.SYNCWS_READ_FAILED)
             except BaseException as error:
+                lost = scratch.unclaimed != 1
+                if lost:
+                    scratch.unclaimed = 0  # other connections' calls need it
                 lib.syncws_list(self.c, 1)  # the first call: see flush()
-                if scratch.unclaimed != 1:
+                if lost:
                     # Interrupted inside: nobody knows what the transport has given.
                     self.abort(error, "interrupted while reading")
-                    scratch.unclaimed = 0
                 self._moving = 0
                 raise
             if scratch.unclaimed == 2:
