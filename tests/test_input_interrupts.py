@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from channels import (
+    InThread,
     Meeting,
     interpose,
     interrupted_after,
@@ -15,6 +16,7 @@ from channels import (
 from reliability.peer import PING, TEXT, frame
 
 from syncws import input as input_module
+from syncws.channel import Channel
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
 from syncws.frames import lib, thread_scratch
 from syncws.input import InputChannel
@@ -157,8 +159,11 @@ def test_a_signal_handler_inside_the_transport_does_not_enter_it_again(
         assert meeting.receive() == "later"
 
 
+@pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_interrupted_delivery_is_repeated(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_delivery_happens_once(
+    batch: int, delivered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     native(monkeypatch)
     with Meeting() as meeting:
         meeting.peer.send(b"".join(frame(PING, b"%d" % number) for number in range(batch)))
@@ -167,12 +172,58 @@ def test_an_interrupted_delivery_is_repeated(batch: int, monkeypatch: pytest.Mon
         interrupts = [KeyboardInterrupt()]
 
         def once(self: InputChannel, scratch: Any) -> None:
+            if delivered or not interrupts:
+                deliver(self, scratch)
             if interrupts:
                 raise interrupts.pop()
-            deliver(self, scratch)
 
         monkeypatch.setattr(InputChannel, "_deliver", once)
         with pytest.raises(KeyboardInterrupt):
             meeting.receive()
         assert not meeting.owned
         assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
+
+
+def test_a_second_ctrl_c_inside_the_transport_is_made_good_by_the_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+
+        def interrupted(*_: Any) -> Any:
+            raise KeyboardInterrupt
+
+        def receive() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Transport, "receive_into", interrupted)
+                patch.setattr(Channel, "abort", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    meeting.receive()
+
+        InThread(receive).result()
+        assert not meeting.owned
+        # Nobody can know what the transport has given, so nobody asks it again.
+        meeting.peer.send_frame(TEXT, b"lost")
+        with pytest.raises(TimeoutError):
+            meeting.receive(0.0)
+        meeting.stepped.turns()
+        with pytest.raises(ConnectionClosedError, match="interrupted"):
+            meeting.receive()
+        assert meeting.transport.fileno() == -1
+
+
+def test_after_a_second_ctrl_c_the_threads_memory_serves_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+
+        def interrupted(*_: Any) -> Any:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Transport, "receive_into", interrupted)
+            patch.setattr(Channel, "abort", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                meeting.receive()
+        assert thread_scratch().unclaimed == 0

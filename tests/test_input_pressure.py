@@ -57,8 +57,10 @@ def test_reading_stops_at_max_queue_and_goes_on_at_a_quarter() -> None:
         assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
         assert len(meeting.channel.inbound) == 150
         for number in range(125):
-            assert meeting.receive(0.0) == str(number)
+            assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
             meeting.stepped.turn()
+            assert len(meeting.channel.inbound) == 150 - number
+            assert meeting.channel.inbound.popleft() == str(number)
         meeting.stepped.turns(3)
         assert [meeting.receive(0.0) for _ in range(26)] == [str(n) for n in range(125, 151)]
 
