@@ -277,16 +277,11 @@ void syncws_channel_after_fork(syncws_channel *channel) {
 }
 
 uint64_t syncws_received(syncws_channel *channel) {
-    pthread_mutex_lock(&channel->mutex);
-    uint64_t result = channel->received;
-    pthread_mutex_unlock(&channel->mutex);
-    return result;
+    return atomic_load_explicit(&channel->received, memory_order_relaxed);
 }
 
 void syncws_count_received(syncws_channel *channel, uint64_t bytes) {
-    pthread_mutex_lock(&channel->mutex);
-    channel->received += bytes;
-    pthread_mutex_unlock(&channel->mutex);
+    atomic_fetch_add_explicit(&channel->received, bytes, memory_order_relaxed);
 }
 
 /* ----------------------------------------------------------------- reading -- */

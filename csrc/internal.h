@@ -4,6 +4,7 @@
 #define SYNCWS_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "syncws.h"
 
@@ -52,7 +53,7 @@ struct syncws_channel {
     int descriptor;
     int side;
     int external;                /* bytes are moved by Python (TLS, SYNCWS_IO=python) */
-    uint64_t received;           /* bytes read; written by the owner, read by anyone */
+    _Atomic uint64_t received;   /* bytes read; written by the owner, read by anyone */
     uint64_t drained;            /* times the socket accepted bytes after refusing some */
     syncws_mailbox *mailbox;
     syncws_channel *next;        /* in the mailbox's lists; guarded by its mutex */
