@@ -224,7 +224,6 @@ class Connection:
         if timeout is not None:
             deadline = check_timeout(timeout)
             milliseconds = min(int(timeout * 1000), 3_600_000)
-        channel = self._channel
         try:
             scratch = thread_local.scratch
         except AttributeError:
@@ -233,24 +232,25 @@ class Connection:
         try:
             code = _receive(self._c, scratch, milliseconds)
             if code == _GOT_TEXT or code == _GOT_BINARY:
-                data = _unpack(scratch.data, scratch.length) if scratch.length else b""
+                size = scratch.length
+                data = _unpack(scratch.data, size) if size else b""
                 if code == _GOT_TEXT:
                     data = data.decode()
                 # Nothing is called between here and the caller: no signal handler runs.
                 scratch.unclaimed = 0
                 return data
             if code != _EXTERNAL:
-                return channel.receive(code, scratch, deadline)
+                return self._channel.receive(code, scratch, deadline)
         except BaseException:
             if code != _SCRATCH_BUSY and code != _OWN:  # else another call's, interrupted by us
                 try:
-                    channel.recover(scratch)
+                    self._channel.recover(scratch)
                 finally:
                     # Again C lets go in the first call after an exception, the second one.
                     _finish(self._c, scratch, 0)
             raise
         # Not above: the scratch and the ownership may be an interrupted call's.
-        return channel.receive(code, scratch, deadline)
+        return self._channel.receive(code, scratch, deadline)
 
     def recv_many(self, timeout: float | None = None) -> list[str | bytes]:
         """Receives at least one message, and all others that are there already.
