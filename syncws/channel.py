@@ -262,6 +262,8 @@ class Channel(StreamingChannel):
             return
         try:
             with self.state_lock:
+                if self._finished:
+                    return  # the reader thread and the program came at the same time
                 end = self.end
                 payload = None
                 if isinstance(end, bytes):
