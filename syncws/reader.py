@@ -34,6 +34,8 @@ WRITE = 2
 # How soon a connection that a thread let go of is looked after, in seconds: a thread that
 # comes back within this time costs no selector call.
 TICK = 0.02
+# Up to this number cancelled timers are not worth a search.
+_FEW_TIMERS = 256
 _FAR_AWAY = 3600.0  # seconds; no wait is longer, whatever the platform's clock allows
 
 
@@ -68,6 +70,11 @@ class Timer:
         """Makes it do nothing. Any thread; idempotent."""
         self._function = None
         self._arguments = ()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it does nothing any more."""
+        return self._function is None
 
     def run(self) -> None:
         function, arguments = self._function, self._arguments
@@ -193,6 +200,7 @@ class Reader:
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = itertools.count()
+        self._prune_at = _FEW_TIMERS
         self._unread: set[Callable[[], bool]] = set()
         _readers.add(self)
 
@@ -284,6 +292,11 @@ class Reader:
         self._unread.add(check)
 
     def _add_timer(self, timer: Timer) -> None:
+        if len(self._timers) >= self._prune_at:
+            # Most timers are cancelled long before they are due: connections come and go.
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled]
+            heapq.heapify(self._timers)
+            self._prune_at = max(_FEW_TIMERS, 2 * len(self._timers))
         heapq.heappush(self._timers, (timer.when, next(self._timer_numbers), timer))
 
     def _run(self) -> None:
