@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from reliability.peer import Peer
+from reliability.peer import Frame, Peer
 
 from syncws import channel as channel_module
 from syncws import input as input_module
@@ -176,6 +176,12 @@ class Meeting:
     def has(self, flag: int) -> bool:
         return bool(lib.syncws_flags(self.c) & flag)
 
+    def next_frame(self) -> Frame:
+        """What the peer gets next."""
+        received = self.peer.read_frame()
+        assert received is not None, "the stream has ended"
+        return received
+
     @property
     def owned(self) -> bool:
         """Whether any thread may read now."""
@@ -256,7 +262,7 @@ def interrupted_after(name: str, times: int = 1) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def owned_elsewhere(meeting: Meeting) -> Iterator[Callable[[int], None]]:
+def owned_elsewhere(meeting: Meeting) -> Iterator[Callable[..., None]]:
     """Another thread owns the channel; what is yielded lets it leave with flags."""
     taken, leave = threading.Event(), threading.Event()
     flags = 0

@@ -25,8 +25,7 @@ def start_close(meeting: Meeting) -> None:
 
 def close_code(meeting: Meeting) -> int:
     """The code of the close frame that the peer gets next."""
-    received = meeting.peer.read_frame()
-    assert received is not None
+    received = meeting.next_frame()
     assert received.opcode == CLOSE
     return int.from_bytes(received.payload[:2])
 
@@ -39,8 +38,7 @@ def test_we_begin_to_close(side: Side) -> None:
     with Meeting(side) as meeting:
         meeting.channel.start_close(Close(1001, "bye"))
         assert meeting.channel.closing.state is State.CLOSING
-        received = meeting.peer.read_frame()
-        assert received is not None
+        received = meeting.next_frame()
         assert (received.opcode, received.payload) == (CLOSE, b"\x03\xe9bye")
         meeting.peer.send_close(1001)
         meeting.stepped.turn_until(lambda: meeting.channel.closing.complete)
@@ -75,7 +73,7 @@ def test_the_peer_begins_to_close(side: Side) -> None:
         meeting.stepped.turn_until(lambda: meeting.channel.gone)
         with pytest.raises(ConnectionClosedError) as raised:
             meeting.receive()
-        assert raised.value.rcvd == (3000, "enough")
+        assert raised.value.rcvd == Close(3000, "enough")
         assert raised.value.rcvd_then_sent is True
 
 
@@ -125,8 +123,7 @@ def test_failing_the_connection_tells_the_peer_why() -> None:
     with Meeting() as meeting:
         error = ValueError("ours")
         meeting.channel.fail(error, 1011, "internal error")
-        received = meeting.peer.read_frame()
-        assert received is not None
+        received = meeting.next_frame()
         assert received.payload == b"\x03\xf3internal error"
         meeting.peer.close()
         meeting.stepped.turn_until(lambda: meeting.channel.gone)
@@ -178,8 +175,7 @@ def test_the_echo_of_the_last_good_message_leaves_first(
         with pytest.raises(ConnectionClosedError if code != 1000 else ConnectionClosedOK):
             meeting.receive()
         meeting.stepped.turns()
-        echo = meeting.peer.read_frame()
-        assert echo is not None
+        echo = meeting.next_frame()
         assert (echo.opcode, echo.payload) == (BINARY, b"echo of the last")
         if code is None:
             meeting.peer.expect_end()

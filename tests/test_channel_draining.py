@@ -25,8 +25,7 @@ def start_close(meeting: Meeting) -> None:
 
 def close_code(meeting: Meeting) -> int:
     """The code of the close frame that the peer gets next."""
-    received = meeting.peer.read_frame()
-    assert received is not None
+    received = meeting.next_frame()
     assert received.opcode == CLOSE
     return int.from_bytes(received.payload[:2])
 
@@ -83,10 +82,13 @@ def test_the_stream_is_half_closed_behind_the_close_frame_only() -> None:
         assert not meeting.channel._half_closed
         drains = []
         drain = channel_module.Channel._drain
+
+        def counted(self: channel_module.Channel) -> None:
+            drains.append(1)
+            drain(self)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                channel_module.Channel, "_drain", lambda self: (drains.append(1), drain(self))
-            )
+            patch.setattr(channel_module.Channel, "_drain", counted)
             meeting.stepped.turns(20)
         # It waits for room, it does not ask for it.
         assert len(drains) <= 1
@@ -163,7 +165,7 @@ def test_after_a_write_error_the_peer_has_the_last_word() -> None:
         meeting.stepped.turn_until(lambda: not sender.is_alive())
         with pytest.raises(ConnectionClosedError) as raised:
             sender.result()
-        assert raised.value.rcvd == (1009, "too big")
+        assert raised.value.rcvd == Close(1009, "too big")
 
 
 @pytest.mark.parametrize("close_timeout", [0.1, None])

@@ -11,7 +11,7 @@ from reliability.peer import CLOSE, PING, PONG, TEXT, frame
 
 from syncws import channel as channel_module
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
-from syncws.frames import Close, lib
+from syncws.frames import Close, lib, thread_scratch
 from syncws.transport import CHUNK
 
 NORMAL = Close(1000, "")
@@ -19,8 +19,7 @@ NORMAL = Close(1000, "")
 
 def next_ping(meeting: Meeting) -> bytes:
     """The payload of the ping that the peer gets next."""
-    received = meeting.peer.read_frame()
-    assert received is not None
+    received = meeting.next_frame()
     assert received.opcode == PING
     return received.payload
 
@@ -32,8 +31,8 @@ def test_pings_are_answered_in_order() -> None:
     with Meeting() as meeting:
         meeting.peer.send(frame(PING, b"one") + frame(PING) + frame(PING, b"three"))
         meeting.stepped.turns()
-        answers = [meeting.peer.read_frame() for _ in range(3)]
-        assert [(answer.opcode, answer.payload) for answer in answers if answer] == [
+        answers = [meeting.next_frame() for _ in range(3)]
+        assert [(answer.opcode, answer.payload) for answer in answers] == [
             (PONG, b"one"),
             (PONG, b""),
             (PONG, b"three"),
@@ -130,8 +129,7 @@ def test_a_silent_peer_is_told_1011_and_left() -> None:
         assert before + 3.0 <= due <= time.monotonic() + 3.0
         meeting.stepped.fire("_check_life_of")
         next_ping(meeting)
-        received = meeting.peer.read_frame()
-        assert received is not None
+        received = meeting.next_frame()
         assert (received.opcode, received.payload) == (CLOSE, b"\x03\xf3keepalive ping timeout")
         meeting.peer.expect_end()
         with pytest.raises(ConnectionClosedError, match="keepalive") as raised:
@@ -233,15 +231,14 @@ def test_keepalive_ends_with_the_connection() -> None:
         assert meeting.stepped.timers("_keep_alive") == []
         meeting.channel.abort()
         meeting.stepped.turns()
-        # Its question is still there, and finds nobody.
+        # Its question is still there.
         meeting.stepped.fire("_check_life_of")
-        channel_module._check_life_of(lambda: None, life)
 
 
 def test_a_connection_that_begins_to_close_just_now_is_not_pinged() -> None:
     with Meeting(ping_interval=5.0) as meeting:
         # C knows it a moment before the state says so.
-        lib.syncws_send_control(meeting.c, channel_module.thread_scratch(), CLOSE, b"", 0)
+        lib.syncws_send_control(meeting.c, thread_scratch(), CLOSE, b"", 0)
         meeting.stepped.fire("_keep_alive")
         assert meeting.channel.pings == {}
         assert meeting.stepped.timers("_check_life_of") == []

@@ -44,7 +44,7 @@ def test_messages_come_in_order_to_whoever_waits() -> None:
         sender = InThread(meeting.peer.send, MIXED)
         assert [meeting.receive() for _ in EXPECTED] == EXPECTED
         sender.result()
-        assert [meeting.peer.read_frame().payload for _ in range(2)] == [b"one", b"two"]
+        assert [meeting.next_frame().payload for _ in range(2)] == [b"one", b"two"]
 
 
 def test_messages_come_in_order_when_the_reader_thread_reads() -> None:
@@ -80,7 +80,7 @@ def test_early_data_may_be_more_than_one_batch_of_records() -> None:
     early = b"".join(frame(PING, b"%d" % number) for number in range(1000)) + frame(TEXT, b"end")
     with Meeting(early_data=early) as meeting:
         assert meeting.receive() == "end"
-        assert meeting.peer.read_frame().payload == b"0"
+        assert meeting.next_frame().payload == b"0"
 
 
 def test_nothing_counts_behind_a_close_frame_in_early_data() -> None:

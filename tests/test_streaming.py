@@ -89,13 +89,11 @@ def test_the_message_behind_a_stream_stays_whole() -> None:
 def test_the_reader_thread_collects_pieces_up_to_high_water() -> None:
     with Meeting(max_queue=None) as meeting:
         assert meeting.channel.begin_stream(soon()) is None
-        while not meeting.has(lib.SYNCWS_FLAG_PAUSED):
-            meeting.peer.send(
-                frame(0 if meeting.channel.incoming.pieces else BINARY, bytes(CHUNK), fin=False)
-            )
-            meeting.stepped.turns(2)
         stream = meeting.channel.streaming
         assert stream is not None
+        while not meeting.has(lib.SYNCWS_FLAG_PAUSED):
+            meeting.peer.send(frame(0 if stream.pieces else BINARY, bytes(CHUNK), fin=False))
+            meeting.stepped.turns(2)
         waiting = sum(len(piece.data) for piece in stream.pieces)
         assert HIGH_WATER <= waiting <= HIGH_WATER + 8 * CHUNK
         meeting.peer.send(frame(0, b"end"))
@@ -111,7 +109,9 @@ def test_many_small_pieces_are_bounded_by_max_queue() -> None:
             meeting.stepped.turns(2)
             meeting.peer.send(frame(0, b"1", fin=False))
         assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
-        assert len(meeting.channel.streaming.pieces) < 40
+        stream = meeting.channel.streaming
+        assert stream is not None
+        assert len(stream.pieces) < 40
         meeting.peer.send(frame(0, b"2"))
         assert joined(rest_of(meeting)) == b"0" + 40 * b"1" + b"2"
 
