@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from channels import Meeting, interpose, interrupted_after
+from channels import InThread, Meeting, interpose, interrupted_after
 from reliability.peer import BINARY, CLOSE, TEXT, frame
 
 from syncws import channel as channel_module
@@ -249,6 +249,33 @@ def test_acting_on_the_end_happens_once() -> None:
         meeting.peer.send_close()
         meeting.stepped.turns()
         meeting.channel.finish_input()
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: meeting.channel.gone)
+        assert len(meeting.peer.read_frames()) == 1
+
+
+def test_two_threads_that_act_on_the_end_at_once_act_once() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send(frame(TEXT, b"x") + frame(CLOSE, b"\x03\xe8"))
+        meeting.stepped.turns()
+        channel, lock = meeting.channel, meeting.channel.state_lock
+
+        class Contended:
+            """The lock, which another thread gets first."""
+
+            def __enter__(self) -> None:
+                channel.state_lock = lock
+                InThread(channel.finish_input).result()
+                lock.acquire()
+
+            def __exit__(self, *_: object) -> None:
+                lock.release()
+
+        contended: Any = Contended()
+        channel.state_lock = contended
+        channel.finish_input()
+        assert channel.state_lock is lock
+        assert channel.closing.rcvd_then_sent is True
         meeting.peer.half_close()
         meeting.stepped.turn_until(lambda: meeting.channel.gone)
         assert len(meeting.peer.read_frames()) == 1
