@@ -219,6 +219,11 @@ class Peer:
             data = b""
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             data = b""
+        except ssl.SSLError as error:
+            # How OpenSSL answers our half-close, which comes without a close_notify.
+            if error.reason != "TLSV1_ALERT_DECODE_ERROR":
+                raise
+            data = b""
         if not data:
             self._at_end = True
         self.received += data

@@ -363,9 +363,6 @@ class Subject:
             for thread in self._client_threads:
                 thread.join(PATIENCE)
                 assert not thread.is_alive(), thread
-            # The wake-up pipe of a server's reader goes with the last reference to it.
-            self.servers.clear()
-            self._outcomes.clear()
 
 
 def open_connections(server: Any) -> list[Any]:
