@@ -200,6 +200,7 @@ def test_D11_max_connections(warm: None) -> None:
             assert frame.payload == b"served"
         peers[0].send_close()
         peers[0].read_frames()
+        peers[0].close()
         # Its handler needs a moment to end.
         settle(status, 101)
 

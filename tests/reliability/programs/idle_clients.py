@@ -1,6 +1,7 @@
 """What idle client connections cost their process.
 
-Arguments: URL of a server that keeps connections open, how many. Prints a JSON object.
+Arguments: URL of an echo server, how many, "traced" or "resident" (tracing takes memory
+itself). Prints a JSON object.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tracemalloc
 import syncws
 from syncws.frames import lib
 
-URL, COUNT = sys.argv[1], int(sys.argv[2])
+URL, COUNT, MODE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 
 def descriptors() -> int:
@@ -39,7 +40,8 @@ with syncws.connect(URL) as first:
     used(first)
 time.sleep(0.1)
 gc.collect()
-tracemalloc.start()
+if MODE == "traced":
+    tracemalloc.start()
 before = tracemalloc.get_traced_memory()[0], resident(), descriptors(), threading.active_count()
 connections = []
 for _ in range(COUNT):

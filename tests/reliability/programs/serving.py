@@ -1,7 +1,6 @@
 """An echo server that takes orders: a command a line, an answer a line.
 
-Arguments: "limit" for a low limit of descriptors, "faults" to run under faults.c, or
-"plain".
+Arguments: "faults" if it runs under faults.c, or "plain".
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from typing import Any
 import syncws
 
 WHAT = sys.argv[1]
+if WHAT == "faults":
+    import shim
 
 
 class Counter(logging.Handler):
@@ -46,7 +47,7 @@ def echo(connection: Any) -> None:
 warnings = Counter()
 logging.getLogger("syncws").addHandler(warnings)
 logging.getLogger("syncws").propagate = False
-server = syncws.serve(echo, "127.0.0.1", 0, open_timeout=5, close_timeout=2)
+server = syncws.serve(echo, "127.0.0.1", 0, open_timeout=5, close_timeout=0.5)
 server.start()
 print(server.socket.getsockname()[1], flush=True)
 
@@ -55,29 +56,17 @@ for line in sys.stdin:
     command, *arguments = line.split()
     answer: Any = "ok"
     if command == "order":
-        import shim
-
         call, nth, name, times = arguments
         shim.order(call, int(nth), getattr(errno, name), int(times))
     elif command == "cancel":
-        import shim
-
         answer = shim.cancel(arguments[0])
     elif command == "seen":
-        import shim
-
         answer = shim.seen(arguments[0])
     elif command == "watch":
-        import shim
-
         shim.watch_extension()
     elif command == "transfers":
-        import shim
-
         shim.transfers(*map(int, arguments))
     elif command == "shift":
-        import shim
-
         shim.shift_clock(int(arguments[0]))
     elif command == "exhaust":
         # Down to no descriptor at all; the server keeps what it has.
@@ -96,7 +85,6 @@ for line in sys.stdin:
             "threads": threading.active_count(),
             "descriptors": len(os.listdir("/proc/self/fd")) - 1,
             "connections": len(server.connections),
-            "cpu": time.process_time(),
             "warnings": warnings.messages,
         }
     elif command == "shutdown":
