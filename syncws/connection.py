@@ -28,7 +28,8 @@ from .transport import Buffer, Transport
 __all__ = ["Connection"]
 
 _GOT_TEXT = lib.SYNCWS_GOT_TEXT
-_GOT_BINARY = lib.SYNCWS_GOT_BINARY
+_LENGTH_SHIFT = lib.SYNCWS_LENGTH_SHIFT
+_LARGEST_RESULT = (1 << _LENGTH_SHIFT) - 1
 _SCRATCH_BUSY = lib.SYNCWS_SCRATCH_BUSY
 _OWN = lib.SYNCWS_OWN
 _EXTERNAL = lib.SYNCWS_EXTERNAL
@@ -231,10 +232,9 @@ class Connection:
         code = 0
         try:
             code = _receive(self._c, scratch, milliseconds)
-            if code == _GOT_TEXT or code == _GOT_BINARY:
-                size = scratch.length
-                data = _unpack(scratch.data, size) if size else b""
-                if code == _GOT_TEXT:
+            if code > _LARGEST_RESULT:
+                data = _unpack(thread_local.packed, code >> _LENGTH_SHIFT)
+                if code & _GOT_TEXT:
                     data = data.decode()
                 # Nothing is called between here and the caller: no signal handler runs.
                 scratch.unclaimed = 0
@@ -439,6 +439,9 @@ class Connection:
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Waits until the connection is closed, by whichever side.
 
+        Meanwhile up to ``max_size`` bytes of messages are queued that nobody receives: the
+        end comes behind them.
+
         Args:
             timeout: Seconds; ``None`` waits.
 
@@ -448,8 +451,9 @@ class Connection:
         deadline = check_timeout(timeout)
         channel = self._channel
         channel.hurry = True
-        lib.syncws_list(channel.c, 1)
-        return channel.wait_until(lambda: channel.gone, deadline)
+        with channel.reading_on():
+            lib.syncws_list(channel.c, 1)
+            return channel.wait_until(lambda: channel.gone, deadline)
 
     def start_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Begins to close without waiting; the reader thread does the rest.

@@ -11,6 +11,7 @@ up to the high-water mark. The owner alone touches the decoder.
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,7 @@ __all__ = ["InputChannel", "Stream"]
 # Inbound bytes beyond which the reader thread stops reading; it goes on at a quarter.
 HIGH_WATER = 2**20
 
+_RESULT = (1 << lib.SYNCWS_LENGTH_SHIFT) - 1
 PARKED = lib.SYNCWS_FLAG_PARKED
 DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
 
@@ -180,6 +182,8 @@ class InputChannel(OutputChannel):
             ConcurrencyError: The calling thread is inside another call already.
         """
         while True:
+            if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
+                return take_single(scratch)
             if code in _MAYBE_OWNED:
                 self._digest_and_leave(scratch, code)
             generation = lib.syncws_generation(self.c)
@@ -201,9 +205,7 @@ class InputChannel(OutputChannel):
             if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.transport.external:
                 code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
                 continue
-            code = lib.syncws_receive(self.c, scratch, milliseconds)
-            if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
-                return take_single(scratch)
+            code = lib.syncws_receive(self.c, scratch, milliseconds) & _RESULT
 
     def raise_ended(self, code: int) -> None:
         """Raises if ``code`` says that nothing will come any more."""
@@ -436,6 +438,17 @@ class InputChannel(OutputChannel):
             return False
         # Two peers that both send before they read must both finish.
         return self._over(limit(self.options.max_size) if self.senders else HIGH_WATER)
+
+    @contextlib.contextmanager
+    def reading_on(self) -> Iterator[None]:
+        """As long as a sender would, a thread that waits for the end keeps it being read."""
+        thread = threading.get_ident()
+        try:
+            self.senders.add(thread)
+            self.resume_reading()
+            yield
+        finally:
+            self.senders.discard(thread)
 
     def resume_reading(self) -> None:
         """Reading goes on although the inbound queue is full."""
