@@ -27,7 +27,7 @@ from syncws.options import Options
 from syncws.reader import Reader
 from syncws.transport import TLSTransport, Transport
 
-PATIENCE = 10.0  # seconds; far more than anything takes
+PATIENCE = 30.0  # seconds; far more than anything takes
 
 
 class SteppedReader(Reader):

@@ -164,13 +164,13 @@ def test_an_interrupted_beginning_leaves_nothing_attached(
 
 def test_an_error_that_nobody_foresaw_ends_that_connection_only() -> None:
     reader = Reader("test-reader")
-    with Meeting(reader=reader) as meeting:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Meeting(reader=reader) as meeting:
         error = RuntimeError("unforeseen")
 
         def fail(*_: Any) -> None:
             raise error
 
-        ours, theirs = socket.socketpair()
         other = Channel(Transport(ours), Side.CLIENT, reader, Options())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Channel, "control", fail)
@@ -181,7 +181,6 @@ def test_an_error_that_nobody_foresaw_ends_that_connection_only() -> None:
             assert str(raised.value.__cause__) == "unforeseen"
         assert not other.gone
         other.abort()
-        theirs.close()
 
 
 def test_a_message_that_ctrl_c_cut_fails_the_connection() -> None:
