@@ -46,9 +46,9 @@ class Frame(NamedTuple):
 
 
 def masked(payload: bytes, key: bytes) -> bytes:
-    """RFC 6455 section 5.3, byte by byte."""
-    repeated = key * (len(payload) // 4 + 1)
-    return bytes(byte ^ repeated[index] for index, byte in enumerate(payload))
+    """RFC 6455 section 5.3, as one sum of two long numbers."""
+    repeated = (key * (len(payload) // 4 + 1))[: len(payload)]
+    return (int.from_bytes(payload) ^ int.from_bytes(repeated)).to_bytes(len(payload))
 
 
 def header(
