@@ -21,6 +21,9 @@ enum {
     UNREAD = SYNCWS_FLAG_PAUSED | SYNCWS_FLAG_PARKED | SYNCWS_FLAG_GONE
 };
 
+/* Bytes of a message whose length fits into the result of syncws_receive(). */
+enum { MAX_SHORT = 65535 };
+
 /* A thread is known by the address of its own copy of this. */
 static _Thread_local char thread_mark;
 
@@ -436,5 +439,8 @@ int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout
     scratch->data = (char *)scratch->records[0].data;
     scratch->length = scratch->records[0].length;
     scratch->code = scratch->records[0].opcode == SYNCWS_TEXT ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
-    return (int)scratch->code;
+    if (scratch->data != (char *)scratch->packed || scratch->length > MAX_SHORT)
+        return (int)scratch->code;
+    /* Reading fields of a struct costs Python more than shifting a number. */
+    return (int)(scratch->length << SYNCWS_LENGTH_SHIFT | (uint64_t)scratch->code);
 }

@@ -234,6 +234,8 @@ void syncws_mailbox_after_fork(syncws_mailbox *mailbox);
  * critical section or a system call outside of it, so a Python exception can come
  * before or after a transition and never inside. */
 
+enum { SYNCWS_LENGTH_SHIFT = 6 }; /* see syncws_receive() */
+
 enum syncws_result {
     SYNCWS_OK = 0,         /* done; of a send: the socket took everything */
     SYNCWS_GOT_TEXT = 1,   /* scratch->data: one text message; not owned any more */
@@ -301,7 +303,9 @@ int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags);
 int syncws_is_mine(syncws_channel *channel);
 
 /* Waits up to timeout_ms (-1: for ever) for a message: takes ownership, reads, decodes
- * and, in the common case of exactly one message, gives ownership back. */
+ * and, in the common case of exactly one message, gives ownership back. A result
+ * above 63 is SYNCWS_GOT_TEXT or _BINARY of a message that begins at scratch->packed, with
+ * its length above the lowest SYNCWS_LENGTH_SHIFT bits. */
 int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
 /* The owner reads and decodes; never gives ownership back.  timeout_ms as above. */
 int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);

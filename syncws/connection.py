@@ -69,7 +69,6 @@ class Connection:
         "_id",
         "_inbound",
         "_queued",
-        "handler_data",
         "logger",
         "request",
         "response",

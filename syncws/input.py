@@ -39,6 +39,7 @@ __all__ = ["InputChannel", "Stream"]
 # Inbound bytes beyond which the reader thread stops reading; it goes on at a quarter.
 HIGH_WATER = 2**20
 
+# The bits of a result of syncws_receive() that are not a length.
 _RESULT = (1 << lib.SYNCWS_LENGTH_SHIFT) - 1
 PARKED = lib.SYNCWS_FLAG_PARKED
 DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
@@ -182,6 +183,7 @@ class InputChannel(OutputChannel):
             ConcurrencyError: The calling thread is inside another call already.
         """
         while True:
+            code &= _RESULT
             if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
                 return take_single(scratch)
             if code in _MAYBE_OWNED:
@@ -205,7 +207,7 @@ class InputChannel(OutputChannel):
             if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.transport.external:
                 code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
                 continue
-            code = lib.syncws_receive(self.c, scratch, milliseconds) & _RESULT
+            code = lib.syncws_receive(self.c, scratch, milliseconds)
 
     def raise_ended(self, code: int) -> None:
         """Raises if ``code`` says that nothing will come any more."""

@@ -125,6 +125,7 @@ static void *receive(void *unused)
     int total = 0;
     while (total < SENDERS * MESSAGES) {
         int result = syncws_receive(server, scratch, 50);
+        result &= (1 << SYNCWS_LENGTH_SHIFT) - 1;
         if (result == SYNCWS_GOT_TEXT || result == SYNCWS_GOT_BINARY)
             total++;
         while (result == SYNCWS_RECORDS || result == SYNCWS_RECORDS_MORE) {
