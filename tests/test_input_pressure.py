@@ -140,6 +140,27 @@ def test_nothing_pauses_once_a_close_frame_was_sent_or_writing_failed() -> None:
         assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
 
 
+def test_who_waits_for_the_end_lifts_the_pause() -> None:
+    with Meeting(max_queue=1) as meeting:
+        meeting.peer.send_frame(TEXT, b"0")
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+
+        def wait() -> bool:
+            with meeting.channel.reading_on():
+                return meeting.channel.wait_until(lambda: meeting.channel.end is not None, None)
+
+        waiting = InThread(wait)
+        for number in range(1, 10):
+            meeting.peer.send_frame(TEXT, b"%d" % number)
+            meeting.stepped.turns()
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: not waiting.is_alive())
+        assert waiting.result() is True
+        assert [meeting.receive() for _ in range(10)] == [str(n) for n in range(10)]
+        assert not meeting.channel.senders
+
+
 def test_what_comes_after_our_close_frame_is_bounded() -> None:
     payload = bytes(CHUNK)
     with Meeting(close_timeout=None) as meeting:
