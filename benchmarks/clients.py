@@ -200,14 +200,15 @@ class Raw:
 
     def pingpong(self, url: str, payload: bytes, count: int, clock: Clock) -> tuple[float, float]:
         sock = self.open(url)
-        frame, buffer = self.frame(payload), self.buffer
+        frame = self.frame(payload)
         size = len(frame) - 4
         clock.start()
         for _ in range(count):
             sock.sendall(frame)
-            received = sock.recv_into(buffer)
+            # Not recv_into(): everybody else makes an object of each message, too.
+            received = len(sock.recv(65536))
             while received < size:
-                received += sock.recv_into(buffer)
+                received += len(sock.recv(65536))
         result = clock.stop()
         self.close(sock)
         return result
