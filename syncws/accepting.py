@@ -96,6 +96,11 @@ def listen_unix(path: str | bytes | os.PathLike[str], *, backlog: int) -> socket
             os.unlink(path)
             sock.bind(path)
         sock.listen(backlog)
+    except OSError as error:
+        if error.errno is not None:  # else it is too long, and the text says so
+            error.filename = path
+        sock.close()
+        raise
     except BaseException:
         sock.close()
         raise
@@ -206,7 +211,11 @@ class Acceptor:
                 self._watch(sock)
 
     def _watch(self, sock: socket.socket) -> None:
-        self.reader.watch(sock.fileno(), READ, lambda ready: self._accept(sock))
+        try:
+            self.reader.watch(sock.fileno(), READ, lambda ready: self._accept(sock))
+        except OSError:
+            # epoll_ctl(2): ENOMEM, ENOSPC. Unwatched, nobody would ever be accepted again.
+            self._pause()
 
     def _accept(self, listener: socket.socket) -> None:
         if self._closed or self._timer is not None:
