@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
@@ -265,7 +266,7 @@ def test_G4x_close_races(connect: Callable[..., Any], server: Any) -> None:
             (peer_side,) = wait_for_connection(server)
             ends: list[tuple[Any, ...]] = []
             calls = schedule(connection, peer_side, source)
-            run_all([lambda call=call: guarded(call, ends) for call in calls], within=10)
+            run_all([functools.partial(guarded, call, ends) for call in calls], within=10)
             assert connection.wait_closed(PATIENCE)
             final = (connection.close_code, connection.close_reason)
             assert {end for end in ends if end[0] is not None} <= {final}, (number, ends, final)

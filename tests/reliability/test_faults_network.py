@@ -10,7 +10,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ import syncws
 
 from . import peer as wire
 from .peer import Peer
-from .subject import Contexts, Outcome, Subject, collect, echo, idle, no_trace, settle
+from .subject import Contexts, Outcome, Subject, collect, idle, no_trace, settle
 
 MIB = 2**20
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import pathlib
 import socket
@@ -51,7 +52,8 @@ def leaves_nothing(per_cycle: int, cycles: int) -> Iterator[None]:
     objects, memory = len(gc.get_objects()), resident_bytes()
     yield
     settle(lambda: open_descriptors() - descriptors, set())
-    settle(lambda: set(threading.enumerate()) - threads, set())
+    # A server keeps its handlers' threads for a minute; when cycles overlap it has two.
+    settle(lambda: len(set(threading.enumerate()) - threads) <= 3, True)
     gc.collect()
     # Caches of the interpreter may take some; a leak takes one a cycle at least.
     assert len(gc.get_objects()) - objects < cycles // 2
@@ -67,9 +69,7 @@ def secure(request: pytest.FixtureRequest) -> bool:
 
 def test_G12x_connect_echo_close(secure: bool, contexts: Contexts, warm: None) -> None:
     """The good path, both ends in this process."""
-    with syncws.serve(
-        echo_all, "127.0.0.1", 0, ssl=contexts.server if secure else None
-    ) as server:
+    with syncws.serve(echo_all, "127.0.0.1", 0, ssl=contexts.server if secure else None) as server:
 
         def cycle() -> None:
             with syncws.connect(server.url, ssl=contexts.client if secure else None) as connection:
@@ -107,6 +107,11 @@ def failing(kind: str, listener: wire.Listener, contexts: Contexts) -> Callable[
     }[kind]
 
 
+def unknown(*arguments: Any, **options: Any) -> None:
+    """``socket.getaddrinfo()`` without a network."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 def answer(kind: str, peer: wire.Peer) -> None:
     """What the other side does for :func:`failing`."""
     if kind == "timeout":
@@ -140,8 +145,14 @@ def answer(kind: str, peer: wire.Peer) -> None:
         "bad argument",
     ],
 )
-def test_G12x_failed_connects(kind: str, contexts: Contexts, warm: None) -> None:
+def test_G12x_failed_connects(
+    kind: str, contexts: Contexts, warm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every way for ``connect()`` to fail."""
+    threads = set(threading.enumerate())
+    if kind == "unknown name":
+        # What the resolver says to most names; asking a real one may take seconds.
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
     cycles = CYCLES // 5 if kind in ("timeout", "refused certificate") else CYCLES
     with wire.Listener(contexts.server if kind == "refused certificate" else None) as listener:
         attempt = failing(kind, listener, contexts)
@@ -163,9 +174,13 @@ def test_G12x_failed_connects(kind: str, contexts: Contexts, warm: None) -> None
                 attempt()
         listener.sock.shutdown(socket.SHUT_RDWR)
         thread.join(wire.PATIENCE)
+    # Those that look names up are kept, as a server's handlers are.
+    assert len(set(threading.enumerate()) - threads) <= 1
 
 
-@pytest.mark.parametrize("kind", ["reset", "handler raises", "no close", "bad request", "violation"])
+@pytest.mark.parametrize(
+    "kind", ["reset", "handler raises", "no close", "bad request", "violation"]
+)
 def test_G12x_failed_connections_of_a_server(
     kind: str, warm: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,16 +234,18 @@ def test_G13x_dropped_connection_is_freed_and_closed(subject: Subject, used: boo
     gc.disable()
     try:
         outcome = Outcome()
+        # Once: two threads would make two.
+        listener = subject.listener
 
         def run() -> None:
             connection = syncws.connect(
-                subject.listener.uri, ssl=None if subject.tls is None else subject.tls.client
+                listener.uri, ssl=None if subject.tls is None else subject.tls.client
             )
             drop(connection, outcome)
 
         thread = threading.Thread(target=run)
         thread.start()
-        with subject.listener.accept() as peer:
+        with listener.accept() as peer:
             if used:
                 frame = peer.read_frame()
                 assert frame is not None
@@ -255,7 +272,7 @@ def test_G13x_closed_connection_is_freed(subject: Subject) -> None:
             conversation.outcome.connection = None
             # Its exception's traceback holds the program's frames.
             conversation.outcome.error = None
-            settle(reference, None)
+            settle(lambda: reference() is None, True)
     finally:
         gc.enable()
 
@@ -316,13 +333,20 @@ def test_G21x_unfinished_messages_and_full_queues_are_freed(subject: Subject) ->
             settle(lambda: connection.stats.bytes_received > 2**19, True)
             conversation.peer.reset()
 
+    def resident() -> int:
+        # Tracebacks of the program's exceptions hold connections in reference cycles, and
+        # the allocator keeps what it has for the next time.
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return resident_bytes()
+
     for _ in range(10):
         cycle()
-    before = resident_bytes()
+    before = resident()
     for _ in range(launch.storm(600)):
         cycle()
     # Each holds up to 2 MiB.
-    assert resident_bytes() - before < 8 * 2**20
+    assert resident() - before < 8 * 2**20
 
 
 def test_G21x_development_mode(warm: None) -> None:

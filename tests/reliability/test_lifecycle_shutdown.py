@@ -85,9 +85,7 @@ def test_G19x_during_opening_handshakes(
     """Peers in the middle of their request are told 503, those in TLS are closed."""
     server = serve(ssl=contexts.server if secure else None)
     with contextlib.ExitStack() as stack:
-        peers = [
-            stack.enter_context(wire.dial(server.socket.getsockname())) for _ in range(20)
-        ]
+        peers = [stack.enter_context(wire.dial(server.socket.getsockname())) for _ in range(20)]
         for peer in peers:
             peer.send(wire.request("127.0.0.1:1")[:sent])
         time.sleep(0.05)

@@ -14,7 +14,6 @@ import ssl
 import sys
 import threading
 import time
-from typing import Any
 
 import shim
 
