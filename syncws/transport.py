@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -33,7 +34,7 @@ PYTHON_IO = os.environ.get("SYNCWS_IO", "") == "python" or not hasattr(select, "
 
 # What one call moves at most, in bytes.
 CHUNK = 65536
-# A peer that makes us buffer more TLS records than this without taking any is not read.
+# A peer that makes us buffer more TLS records than this without taking any is given up.
 _UNSENT_LIMIT = 4 * CHUNK
 
 
@@ -282,7 +283,9 @@ class TLSTransport(Transport):
                 # Renegotiation, key updates and alerts leave bytes to be written.
                 self._flush_quietly()
                 if self._unsent_size > _UNSENT_LIMIT:
-                    return None
+                    # Not "nothing now": the socket stays readable, and whoever waits for
+                    # that would come back at once, for ever.
+                    raise OSError(errno.ENOBUFS, "the peer makes TLS answer and takes no answer")
                 if self._fill() is None:
                     return None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
