@@ -25,7 +25,7 @@ from .frames import Side
 from .handshake import USER_AGENT, ClientHandshake
 from .headers import HeadersLike
 from .http11 import Response, ResponseParser
-from .options import Options, check_seconds, check_socket
+from .options import Options, check_logger, check_path, check_seconds, check_socket
 from .reader import client_reader
 from .transport import TLSTransport, Transport
 from .uri import WebSocketURI, parse_uri
@@ -117,10 +117,12 @@ def connect(
     """
     if sock is not None:
         check_socket(sock)
+        _check_connected(sock)
     try:
         target = parse_uri(uri)
         context = _check_tls(target, ssl, server_hostname)
         check_seconds("open_timeout", open_timeout)
+        check_logger(logger)
         handshake = ClientHandshake(
             target,
             origin=origin,
@@ -180,12 +182,17 @@ def unix_connect(
     """
     if "sock" in options:
         raise TypeError("unix_connect() does not take sock")
+    path = check_path(path)
     open_timeout = options.get("open_timeout", _OPEN_TIMEOUT)
     check_seconds("open_timeout", open_timeout)
     budget = _Budget(open_timeout)
     with budget.step("connecting to the Unix socket"):
         sock = connect_unix(path, budget.deadline)
-    return connect(uri, sock=sock, **options)
+    try:
+        return connect(uri, sock=sock, **options)
+    except TypeError:
+        sock.close()  # an unknown option: connect() was not even called
+        raise
 
 
 class _Budget:
@@ -239,6 +246,17 @@ def _check_hostname(server_hostname: str) -> None:
         raise ValueError("server_hostname is not a valid name")
 
 
+def _check_connected(sock: socket.socket) -> None:
+    """Refuses a socket that never was connected; a broken connection is no wrong argument."""
+    try:
+        sock.getpeername()
+    except OSError:
+        # One that was connected has a local port, and still has it after a reset.
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if listens or sock.family == socket.AF_UNIX or sock.getsockname()[1] == 0:
+            raise ValueError("sock must be connected") from None
+
+
 def default_context() -> ssl_module.SSLContext:
     """The context of ``wss://`` without ``ssl=``; the same object each time."""
     global _default_context
@@ -254,10 +272,15 @@ def default_context() -> ssl_module.SSLContext:
 
 
 def _dial(uri: WebSocketURI, budget: _Budget) -> socket.socket:
-    with budget.step(f"resolving {uri.host}"):
-        addresses = resolve(uri.host, uri.port, budget.deadline)
-    with budget.step(f"connecting to {uri.host} port {uri.port}"):
-        return connect_tcp(addresses, budget.deadline)
+    try:
+        with budget.step(f"resolving {uri.host}"):
+            addresses = resolve(uri.host, uri.port, budget.deadline)
+        with budget.step(f"connecting to {uri.host} port {uri.port}"):
+            return connect_tcp(addresses, budget.deadline)
+    except OSError as error:
+        if error.strerror is not None:  # not our own timeout, which has said it
+            error.strerror = f"{error.strerror}: {uri.host} port {uri.port}"
+        raise
 
 
 def _secure(

@@ -463,7 +463,16 @@ class Connection:
         self._channel.start_close(Close.check(code, reason))
 
     def abort(self, reason: str = "aborted by this side") -> None:
-        """Ends the connection at once, without a closing handshake (1006)."""
+        """Ends the connection at once, without a closing handshake (1006).
+
+        Args:
+            reason: Why, for the :exc:`ConnectionClosed` of this side; it is not sent.
+
+        Raises:
+            TypeError: ``reason`` is not a ``str``.
+        """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a str, not {type(reason).__name__}")
         self._channel.abort(None, reason)
 
     # -- for servers --------------------------------------------------------------
@@ -481,5 +490,10 @@ class Connection:
 
         Raises:
             ConnectionClosed: The connection is closing or closed.
+            TypeError, ValueError: ``payload`` is not ``bytes``, or ``opcode`` not one of the two.
         """
+        if not isinstance(payload, bytes):
+            raise TypeError(f"payload must be bytes, not {type(payload).__name__}")
+        if opcode != Opcode.TEXT and opcode != Opcode.BINARY:
+            raise ValueError("opcode must be Opcode.TEXT or Opcode.BINARY")
         return self._channel.post(0x80 | opcode, payload)

@@ -238,6 +238,10 @@ def connect_unix(path: str | bytes | os.PathLike[str], deadline: float | None) -
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError from None
                 time.sleep(_UNIX_RETRY)
+            except OSError as error:
+                if error.errno is not None:  # else it is too long, and the text says so
+                    error.filename = os.fspath(path)
+                raise
             else:
                 return sock
     except BaseException:

@@ -39,6 +39,7 @@ Extension: TypeAlias = tuple[str, list[tuple[str, str | None]]]
 # An ASCII serialization (RFC 6454 section 6.2) or "null"; what matters is that it can be sent.
 is_origin = re.compile(r"[\x21-\x7e]+").fullmatch
 _WEB_ORIGIN = re.compile(r"(https?)://([^/?#@]+)", re.ASCII | re.IGNORECASE)
+_WEB_URI = re.compile(r"https?://", re.IGNORECASE).match
 # RFC 6455 section 9.1: a quoted value is a token too. No escapes inside of the quotes: a token
 # never needs one.
 _EXTENSION_PART = re.compile(
@@ -65,6 +66,11 @@ def check_origins(origins: Origins | None) -> None:
         elif isinstance(origin, str):
             if is_origin(origin) is None:
                 raise ValueError(f"origins: {origin!r} is not an origin")
+            if "*" in origin:
+                raise ValueError(f"origins: {origin!r} is a pattern: compile it with re.compile()")
+            if _WEB_URI(origin) is not None and _WEB_ORIGIN.fullmatch(origin) is None:
+                # RFC 6454 section 6.2: it would never be equal to what a browser sends.
+                raise ValueError(f"origins: {origin!r} is more than scheme://host:port")
         elif origin is not None:
             raise TypeError(f"origins must not contain {type(origin).__name__}")
 

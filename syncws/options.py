@@ -7,11 +7,23 @@ opened. What does not: acting on them.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import socket
 import ssl
+import sys
 import time
 
-__all__ = ["Options", "check_seconds", "check_timeout"]
+__all__ = [
+    "Options",
+    "check_integer",
+    "check_logger",
+    "check_path",
+    "check_seconds",
+    "check_size",
+    "check_socket",
+    "check_timeout",
+]
 
 MIB = 2**20
 
@@ -67,19 +79,48 @@ def check_integer(name: str, value: int, least: int, most: int | None = None) ->
 def check_size(name: str, value: int | None, least: int) -> None:
     """An integer of at least ``least``, or ``None``; raises as :func:`check_integer`."""
     if value is not None:
-        check_integer(name, value, least)
+        check_integer(name, value, least, sys.maxsize)  # C has room for no more
 
 
 def check_socket(sock: socket.socket) -> None:
-    """A plain socket, which a caller made.
+    """A plain stream socket, which a caller made.
 
     Raises:
         TypeError: Not a socket, or one that speaks TLS by itself.
+        ValueError: It carries datagrams, not a stream.
     """
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
     if isinstance(sock, ssl.SSLSocket):
         raise TypeError("sock must be a plain socket: TLS is what ssl= is for")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError("sock must be a stream socket: socket.SOCK_STREAM")
+
+
+def check_path(path: str | bytes | os.PathLike[str]) -> str | bytes:
+    """The path of a Unix socket.
+
+    Raises:
+        TypeError: Not a path.
+        ValueError: It has a NUL, where the system would end it, other than the first
+            character, which makes a name abstract on Linux.
+    """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"path must be a str, bytes or os.PathLike, not {type(path).__name__}")
+    name = os.fspath(path)
+    if 0 in os.fsencode(name)[1:] and not os.fsencode(name).startswith(b"\0"):
+        raise ValueError("path must not contain a NUL character")
+    return name
+
+
+def check_logger(logger: logging.Logger | None) -> None:
+    """A logger or ``None``.
+
+    Raises:
+        TypeError: Something else.
+    """
+    if logger is not None and not isinstance(logger, logging.Logger | logging.LoggerAdapter):
+        raise TypeError(f"logger must be a logging.Logger or None, not {type(logger).__name__}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

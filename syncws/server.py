@@ -20,7 +20,15 @@ from .exceptions import ConnectionClosed
 from .frames import Opcode
 from .handshake import SERVER, accept, check_server_options
 from .negotiation import Origins, SelectSubprotocol
-from .options import Options, check_integer, check_seconds, check_size, check_socket
+from .options import (
+    Options,
+    check_integer,
+    check_logger,
+    check_path,
+    check_seconds,
+    check_size,
+    check_socket,
+)
 from .serving import StuckHandler, ThreadingServer
 from .session import Handler, Service
 from .waiting import check_connections
@@ -30,6 +38,7 @@ __all__ = ["Handler", "StuckHandler", "ThreadingServer", "broadcast", "serve", "
 _DEFAULTS = Options()
 # The kernel cuts it down to net.core.somaxconn.
 _BACKLOG = 4096
+_MAX_BACKLOG = 2**31 - 1  # listen() takes an int
 
 
 def serve(
@@ -98,16 +107,20 @@ def serve(
         ValueError: An argument has a value that makes no sense.
     """
     if not callable(handler):
-        raise TypeError("handler must be callable")
+        raise TypeError(f"handler must be callable, and {type(handler).__name__} is not")
     _check_context(ssl)
     check_seconds("open_timeout", open_timeout)
     check_size("max_connections", max_connections, 1)
     if host is not None and not isinstance(host, str):
         raise TypeError(f"host must be a str or None, not {type(host).__name__}")
     check_integer("port", port, 0, 65535)
-    check_integer("backlog", backlog, 0)
+    check_integer("backlog", backlog, 0, _MAX_BACKLOG)
+    check_logger(logger)
     if sock is not None:
         check_socket(sock)
+        if sock.family != socket.AF_UNIX and sock.getsockname()[1] == 0:
+            # listen() would take a free port of every interface.
+            raise ValueError("sock must be bound")
     check_server_options(
         origins=origins,
         subprotocols=subprotocols,
@@ -177,7 +190,8 @@ def unix_serve(
     for name in ("host", "port", "sock", "reuse_port"):
         if name in options:
             raise TypeError(f"unix_serve() does not take {name}")
-    check_integer("backlog", backlog, 0)
+    check_integer("backlog", backlog, 0, _MAX_BACKLOG)
+    path = check_path(path)
     sock = listen_unix(path, backlog=backlog)
     clean_up = unix_remover(path)
     try:

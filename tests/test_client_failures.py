@@ -7,9 +7,11 @@ import pathlib
 import signal
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -92,6 +94,57 @@ def test_unix_connect_takes_no_socket(tmp_path: pathlib.Path) -> None:
         syncws.unix_connect(tmp_path, sock=None)
 
 
+def _listening() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+UNFIT = {
+    "unconnected TCP": (socket.socket, "connected"),
+    "unconnected Unix": (partial(socket.socket, socket.AF_UNIX), "connected"),
+    "listening": (_listening, "connected"),
+    "datagrams": (partial(socket.socket, type=socket.SOCK_DGRAM), "stream socket"),
+}
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(("make", "text"), UNFIT.values(), ids=UNFIT)
+def test_a_socket_that_is_no_connection(make: Callable[[], socket.socket], text: str) -> None:
+    with make() as sock, pytest.raises(ValueError, match=f"sock must be.*{text}"):
+        syncws.connect("ws://localhost/", sock=sock)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_socket_that_was_reset_is_no_wrong_argument() -> None:
+    with _listening() as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+        with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with pytest.raises(ConnectionResetError):
+        ours.recv(1)
+    with pytest.raises(OSError):
+        syncws.connect("ws://localhost/", sock=ours)
+
+
+@pytest.mark.usefixtures("clean")
+def test_unix_connect_with_an_unknown_option_closes_its_socket(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with pytest.raises(TypeError, match="unknown_option"):
+            syncws.unix_connect(path, unknown_option=1)
+        theirs, _ = listener.accept()
+        with theirs:
+            theirs.settimeout(10)
+            assert theirs.recv(1) == b""
+
+
+def test_unix_connect_names_the_path(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        syncws.unix_connect(tmp_path / "nowhere")
+
+
 # -- failures of each step --------------------------------------------------------
 
 
@@ -99,8 +152,9 @@ def test_unix_connect_takes_no_socket(tmp_path: pathlib.Path) -> None:
 def test_nobody_listens() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        with pytest.raises(ConnectionRefusedError):
-            syncws.connect(f"ws://127.0.0.1:{sock.getsockname()[1]}/")
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError, match=f"127.0.0.1 port {port}"):
+            syncws.connect(f"ws://127.0.0.1:{port}/")
 
 
 @pytest.mark.usefixtures("clean")

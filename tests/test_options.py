@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import pathlib
 import time
 
 import pytest
 
-from syncws.options import Options, check_seconds, check_timeout
+from syncws.options import Options, check_logger, check_path, check_seconds, check_timeout
 
 SECONDS = ["ping_interval", "ping_timeout", "close_timeout"]
 SIZES = ["max_size", "max_frame_size", "max_fragments", "max_queue", "write_limit"]
@@ -40,6 +42,13 @@ def test_seconds_must_be_numbers(name: str, value: object) -> None:
 def test_sizes_must_be_positive(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=name):
         Options(**{name: value})
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_must_fit_into_what_c_has_for_them(name: str) -> None:
+    assert getattr(Options(**{name: 2**31}), name) == 2**31
+    with pytest.raises(ValueError, match=f"{name} must be at most"):
+        Options(**{name: 2**64})
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -86,3 +95,28 @@ def test_check_timeout_refuses_other_types(timeout: object) -> None:
 def test_check_timeout_refuses_negative_numbers(timeout: float) -> None:
     with pytest.raises(ValueError, match="negative"):
         check_timeout(timeout)
+
+
+@pytest.mark.parametrize("path", ["a", b"a", pathlib.Path("a"), "\0a\0b", b"\0a"], ids=repr)
+def test_check_path_accepts_paths_and_abstract_names(path: str | bytes | pathlib.Path) -> None:
+    assert check_path(path) == (str(path) if isinstance(path, pathlib.Path) else path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", b"a\0"])
+def test_check_path_refuses_what_the_system_would_cut(path: str | bytes) -> None:
+    with pytest.raises(ValueError, match="path must not contain a NUL"):
+        check_path(path)
+
+
+def test_check_path_refuses_other_types() -> None:
+    with pytest.raises(TypeError, match="path must be a str, bytes or os\\.PathLike, not int"):
+        check_path(5)  # type: ignore[arg-type]  # that is the test
+
+
+def test_check_logger() -> None:
+    logger = logging.getLogger("tests")
+    check_logger(None)
+    check_logger(logger)
+    check_logger(logging.LoggerAdapter(logger))  # type: ignore[arg-type]  # nearly a logger
+    with pytest.raises(TypeError, match="logger must be a logging\\.Logger or None, not str"):
+        check_logger("tests")  # type: ignore[arg-type]  # that is the test

@@ -211,6 +211,12 @@ def test_a_host_that_is_no_name() -> None:
         syncws.serve(echo, b"localhost")  # type: ignore[arg-type]  # that is the point
 
 
+def test_a_socket_that_is_not_bound() -> None:
+    """listen() would choose a free port of every interface."""
+    with socket.socket() as sock, pytest.raises(ValueError, match="sock must be bound"):
+        syncws.serve(echo, sock=sock)
+
+
 @pytest.mark.parametrize("name", ["host", "port", "sock", "reuse_port"])
 def test_a_unix_server_has_no_address(name: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(TypeError, match=f"unix_serve\\(\\) does not take {name}"):

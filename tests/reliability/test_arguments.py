@@ -173,6 +173,7 @@ BAD_CONNECT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "user agent of bytes": ({"user_agent_header": b"x"}, TypeError, "User-Agent|user_agent"),
     "unknown argument": ({"max_sise": 1}, TypeError, "max_sise"),
+    "logger of str": ({"logger": "x"}, TypeError, "logger"),
     "sock of int": ({"sock": 3}, TypeError, "sock"),
 }
 BAD_SECONDS: dict[str, tuple[Any, type[Exception]]] = {
@@ -288,7 +289,11 @@ BAD_SERVE |= {
     "port too big": ({"port": 65536}, ValueError, "port"),
     "port negative": ({"port": -1}, ValueError, "port"),
     "host of int": ({"host": 5}, TypeError, "host"),
+    "origins with a path": ({"origins": ["https://x/"]}, ValueError, "origins"),
+    "origins with a star": ({"origins": ["*"]}, ValueError, "origins.*re.compile"),
     "backlog of str": ({"backlog": "1"}, TypeError, "backlog"),
+    "backlog too big": ({"backlog": 2**31}, ValueError, "backlog"),
+    "logger of str": ({"logger": "x"}, TypeError, "logger"),
     "sock of int": ({"sock": 3}, TypeError, "sock"),
 }
 
@@ -336,6 +341,10 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "pong int": (lambda ws: ws.pong(5), TypeError, "data"),
     "pong None": (lambda ws: ws.pong(None), TypeError, "data"),
     "pong long": (lambda ws: ws.pong(b"x" * 126), ValueError, "data"),
+    "try_send str": (lambda ws: ws.try_send("x", 1), TypeError, "payload"),
+    "try_send ping": (lambda ws: ws.try_send(b"x", 9), ValueError, "opcode"),
+    "try_send str opcode": (lambda ws: ws.try_send(b"x", "1"), ValueError, "opcode"),
+    "abort int": (lambda ws: ws.abort(5), TypeError, "reason"),
     "wait_closed timeout": (lambda ws: ws.wait_closed("1"), TypeError, "timeout"),
     "wait timeout": (lambda ws: syncws.wait([ws], TEXT), TypeError, "timeout"),
     "wait one": (lambda ws: syncws.wait(ws, 0), TypeError, "connections|iterable|Connection"),
