@@ -285,7 +285,8 @@ class TLSTransport(Transport):
                 if self._unsent_size > _UNSENT_LIMIT:
                     # Not "nothing now": the socket stays readable, and whoever waits for
                     # that would come back at once, for ever.
-                    raise OSError(errno.ENOBUFS, "the peer makes TLS answer and takes no answer")
+                    text = "the peer makes TLS answer and takes no answer"
+                    raise OSError(errno.ENOBUFS, text) from None
                 if self._fill() is None:
                     return None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
