@@ -342,11 +342,11 @@ def test_G21x_unfinished_messages_and_full_queues_are_freed(subject: Subject) ->
 
     for _ in range(10):
         cycle()
-    before = resident()
-    for _ in range(launch.storm(600)):
+    before, cycles = resident(), launch.storm(600)
+    for _ in range(cycles):
         cycle()
-    # Each holds up to 2 MiB.
-    assert resident() - before < 8 * 2**20
+    # Each holds about 2 MiB; what the allocator cannot return is far from that.
+    assert resident() - before < cycles * 2**20 // 2
 
 
 def test_G21x_development_mode(warm: None) -> None:
