@@ -70,6 +70,8 @@ class Program:
         environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONUNBUFFERED": "1"}
         # It could not find its siblings.
         environment.pop("PYTHONSAFEPATH", None)
+        # Not measured: an exception at any moment may leave the lock of coverage itself held.
+        environment.pop("COVERAGE_PROCESS_CONFIG", None)
         if faults:
             environment["LD_PRELOAD"] = shim()
         self._output = b""
