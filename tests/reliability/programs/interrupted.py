@@ -95,10 +95,16 @@ def guarded(operation: Callable[[], Any]) -> None:
     operation()
 
 
+def ignore(unraisable: object) -> None:
+    """An exception in a finalizer cannot leave it; Python would print it."""
+
+
 def handle(number: int, frame: types.FrameType | None) -> None:
-    """Ctrl-C, but only inside of ``guarded()``."""
+    """Ctrl-C, but only inside of ``guarded()``, and not inside of ``ignore()``."""
     outer = frame.f_back if frame is not None else None
-    while outer is not None:
+    if frame is not None and frame.f_code is ignore.__code__:
+        outer = None
+    while outer is not None and outer.f_code is not ignore.__code__:
         if outer.f_code is guarded.__code__:
             raise KeyboardInterrupt
         outer = outer.f_back
@@ -233,8 +239,7 @@ def raise_in_thread() -> None:
 
 
 signal.signal(signal.SIGALRM, handle)
-# An exception in a finalizer cannot leave it; Python only prints it.
-sys.unraisablehook = lambda _: None
+sys.unraisablehook = ignore
 if MODE == "exception":
     raise_in_thread()
 else:
