@@ -227,11 +227,6 @@ int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int op
     return result;
 }
 
-int syncws_send_close(syncws_channel *channel, syncws_scratch *scratch, const char *data,
-                      size_t length) {
-    return syncws_send_control(channel, scratch, SYNCWS_CLOSE, data, length);
-}
-
 static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                        const char *data, size_t length) {
     struct syncws_output *output = &channel->output;
@@ -414,7 +409,8 @@ size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint
     pthread_mutex_lock(&channel->write_mutex);
     size_t length = 0;
     if (state(channel, scratch) == SYNCWS_OK) {
-        if (place_controls(channel, scratch) < 0)
+        /* Behind bytes that wait they stay in their slots, where the newest wins. */
+        if (syncws_queue_size(output) == 0 && place_controls(channel, scratch) < 0)
             fail(channel, scratch, ENOMEM);
         length = syncws_queue_size(output) < room ? syncws_queue_size(output) : room;
         if (length > 0)

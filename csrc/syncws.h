@@ -350,12 +350,10 @@ void syncws_count_received(syncws_channel *channel, uint64_t bytes);
 /* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode. */
 int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                 const char *data, size_t length);
-/* A ping or pong: now, or at the next frame boundary, where the newest wins. */
+/* A ping or pong: now, or at the next frame boundary, where the newest wins.  Or the close
+ * frame, which is the last one. */
 int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int opcode,
                         const char *data, size_t length);
-/* The close frame: the last one. */
-int syncws_send_close(syncws_channel *channel, syncws_scratch *scratch, const char *data,
-                      size_t length);
 /* A message in several steps: open, one or more frames, close.  Closing does nothing for a
  * thread that has not opened one; an unfinished message lets no data frame follow it, and
  * the reader thread is told. */

@@ -282,7 +282,6 @@ class Connection:
         Raises:
             TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`recv`.
         """
-        check_timeout(timeout)
         channel = self._channel
         whole = channel.begin_stream(check_timeout(timeout))
         if whole is not None:
@@ -330,7 +329,8 @@ class Connection:
 
         Args:
             message: ``str`` for text, bytes-like for binary, or an iterable of either,
-                sent as one message in as many fragments.
+                sent as one message in as many fragments. If it raises after the first
+                of them, the connection is closed with 1011.
             text: Overrides the type: ``True`` sends bytes (UTF-8, not checked) as text,
                 ``False`` sends a ``str`` as binary.
             timeout: Seconds until it must be on its way; ``None`` waits.
@@ -397,7 +397,7 @@ class Connection:
         return PingWaiter(self._channel, self._channel.ping(payload))
 
     def pong(self, data: str | Buffer = b"") -> None:
-        """Sends an unsolicited pong (RFC 6455 section 5.5.3); raises as :meth:`ping`."""
+        """Sends an unsolicited pong with ``data`` (RFC 6455 5.5.3); raises as :meth:`ping`."""
         result = self._channel.send_control(Opcode.PONG, control_payload(data))
         if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
             self._channel.raise_closed(result, None)
@@ -457,8 +457,7 @@ class Connection:
     def start_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Begins to close without waiting; the reader thread does the rest.
 
-        Raises:
-            TypeError, ValueError: As :meth:`close`.
+        Its arguments, and the errors they raise, are those of :meth:`close`.
         """
         self._channel.start_close(Close.check(code, reason))
 

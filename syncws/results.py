@@ -19,7 +19,7 @@ class Statistics(NamedTuple):
     """Figures of one connection.
 
     Attributes:
-        bytes_received: Bytes of frames read, before TLS counts for nothing.
+        bytes_received: Bytes of frames read; what TLS adds to them is not counted.
         messages_queued: Messages received and not yet taken.
         bytes_unsent: Bytes accepted by ``send()`` and not yet by the socket.
         latency: Seconds between the last answered ping and its pong; 0.0 before.
