@@ -7,9 +7,8 @@ ending at once. What does not: reading and the closing handshake (:mod:`.channel
 Lock order: ``send_lock``, then ``state_lock``; C's mutexes are below both and never held
 while Python runs.
 
-Threads wait by a lock of their own (:class:`Waiter`), not by a ``threading.Condition`` or
-``Event``: a signal handler that raises inside of one of these, which are written in Python,
-leaves its inner lock held, and the next thread that notifies hangs.
+Threads wait by a lock of their own (:class:`Waiter`), not by a ``threading.Condition``: a
+signal handler that raises inside of one leaves its inner lock held, and who notifies hangs.
 """
 
 from __future__ import annotations
@@ -261,8 +260,7 @@ class OutputChannel:
                 self.write_error = self.write_error or error.with_traceback(None)
                 result = int(lib.SYNCWS_WRITE_FAILED)
             except BaseException as error:
-                # Interrupted inside: nobody knows what the transport has taken. If abort()
-                # is interrupted, too, look() finds us still "moving".
+                # Interrupted inside. If abort() is, too, look() finds us still "moving".
                 lib.syncws_list(self.c, 1)
                 self.abort(error, "interrupted while writing")
                 self._moving = 0
@@ -283,7 +281,8 @@ class OutputChannel:
             if not self.transport.flush():
                 lib.syncws_output_progress(self.c, 0)
                 return int(lib.SYNCWS_PENDING)
-            lib.syncws_output_progress(self.c, 1)
+            if self.transport.tls:  # what it held is out
+                lib.syncws_output_progress(self.c, 1)
             size = lib.syncws_output_size(self.c)
             if size == 0:
                 return int(lib.SYNCWS_WRITE_FAILED if self.write_error else lib.SYNCWS_OK)
@@ -294,6 +293,8 @@ class OutputChannel:
                 return int(lib.SYNCWS_CLOSED)  # aborted: what waits is not for sending any more
             sent = self.transport.send(memoryview(data)[:count])
             lib.syncws_output_consume(self.c, sent)
+            if sent:
+                lib.syncws_output_progress(self.c, 1)
             if sent < count:
                 lib.syncws_output_progress(self.c, 0)
                 return int(lib.SYNCWS_PENDING)
