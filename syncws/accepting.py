@@ -96,12 +96,9 @@ def listen_unix(path: str | bytes | os.PathLike[str], *, backlog: int) -> socket
             os.unlink(path)
             sock.bind(path)
         sock.listen(backlog)
-    except OSError as error:
-        if error.errno is not None:  # else it is too long, and the text says so
-            error.filename = path
-        sock.close()
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = path  # not if it is too long, which the text says already
         sock.close()
         raise
     return sock

@@ -143,6 +143,8 @@ def test_unix_connect_with_an_unknown_option_closes_its_socket(tmp_path: pathlib
 def test_unix_connect_names_the_path(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         syncws.unix_connect(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="too long"):
+        syncws.unix_connect(tmp_path / ("x" * 200))
 
 
 # -- failures of each step --------------------------------------------------------

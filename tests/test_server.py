@@ -211,6 +211,11 @@ def test_a_host_that_is_no_name() -> None:
         syncws.serve(echo, b"localhost")  # type: ignore[arg-type]  # that is the point
 
 
+def test_a_unix_server_that_cannot_listen_names_the_path(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        syncws.unix_serve(echo, tmp_path / "nowhere" / "socket")
+
+
 def test_a_socket_that_is_not_bound() -> None:
     """listen() would choose a free port of every interface."""
     with socket.socket() as sock, pytest.raises(ValueError, match="sock must be bound"):
