@@ -114,6 +114,20 @@ def test_a_socket_that_is_no_connection(make: Callable[[], socket.socket], text:
 
 
 @pytest.mark.usefixtures("clean")
+def test_a_socket_that_speaks_tls_by_itself() -> None:
+    ours, theirs = socket.socketpair()
+    context = ssl.create_default_context()
+    with (
+        theirs,
+        context.wrap_socket(
+            ours, server_hostname="localhost", do_handshake_on_connect=False
+        ) as sock,
+        pytest.raises(TypeError, match="sock must be a plain socket"),
+    ):
+        syncws.connect("wss://localhost/", sock=sock)
+
+
+@pytest.mark.usefixtures("clean")
 def test_a_socket_that_was_reset_is_no_wrong_argument() -> None:
     with _listening() as listener:
         ours = socket.create_connection(listener.getsockname())
