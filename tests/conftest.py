@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import ssl
 import sys
 import threading
@@ -22,6 +23,11 @@ import trustme
 
 # How long something that is about to end may take, on a machine with other things to do.
 SETTLING = 10.0
+
+
+def pytest_configure() -> None:
+    """Gives Ctrl-C its meaning back: a shell's background jobs, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
