@@ -158,7 +158,7 @@ def test_D4_messages_flood_a_slow_program(subject: Subject) -> None:
             assert message == b"%08d" % (counted % 64) * (size // 8)
             counted += 1
 
-        conversation.outcome.messages = Counting(count_down)  # type: ignore[assignment]
+        conversation.outcome.messages = Counting(count_down)
         conversation.outcome.release.set()
         finish(sender)
         settle(lambda: counted, count // 64 * 64, within=30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -52,6 +53,11 @@ def fill(connection: Any, outcome: Outcome) -> None:
     """Sends until it can no more, without a timeout of its own."""
     while True:
         connection.send(b"x" * 50_000)
+
+
+def is_blocked(connection: Any) -> bool:
+    """Its queue is as full as makes ``send()`` wait."""
+    return bool(connection.stats.bytes_unsent > MIB // 2)
 
 
 @pytest.mark.parametrize("program", [collect, idle, fill])
@@ -184,7 +190,7 @@ def test_fault_06_shutdown_with_a_blocked_send(
                 stack.enter_context(wire.connect(server.socket.getsockname(), tls))
             for outcome in outcomes:
                 connection = outcome.opened()
-                settle(lambda: connection.stats.bytes_unsent > MIB // 2, True, within=5)  # noqa: B023  # called at once
+                settle(functools.partial(is_blocked, connection), True, within=5)
             started = time.monotonic()
             assert server.shutdown() == []
             assert time.monotonic() - started < 1.5

@@ -18,6 +18,7 @@ import time
 import shim
 
 import syncws
+from syncws import reader
 
 URL, WHAT, ROUNDS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 # Made once: reading the certificates of the system takes milliseconds.
@@ -127,6 +128,4 @@ else:
                     break
 # What went wrong with one connection has harmed no other.
 converse()
-from syncws import reader  # noqa: E402  # imported here: only its record of failures is of interest
-
 print(json.dumps({**counts, "unexpected": [repr(error) for error in reader.failures]}))
