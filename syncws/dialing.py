@@ -118,9 +118,13 @@ class _Lookup:
                 break
             if remaining <= 0:
                 raise TimeoutError
-        if isinstance(self._result, OSError):
-            raise self._result
-        return self._result
+        result, self._result = self._result, []
+        if isinstance(result, OSError):
+            try:
+                raise result
+            finally:
+                del result  # its traceback holds this frame: a cycle
+        return result
 
 
 def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.socket:
