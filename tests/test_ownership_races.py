@@ -43,6 +43,7 @@ def test_a_wait_that_times_out_while_another_thread_follows() -> None:
 
 def test_a_signal_handler_that_polls_another_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     # It found the message that C had for the outer call, and gave it to its own connection.
+    monkeypatch.setattr("syncws.transport.PYTHON_IO", False)
     with Pair() as outer, Pair() as inner:
         receive = connection_module._receive
 
