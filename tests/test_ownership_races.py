@@ -41,6 +41,14 @@ def test_a_wait_that_times_out_while_another_thread_follows() -> None:
         assert {pair.connection.recv(5), following.result()} == {"a", "b"}
 
 
+def owned(pair: Pair) -> bool:
+    """Whether another thread is inside a receiving call."""
+    code = lib.syncws_take(pair.channel.c, lib.SYNCWS_TAKE_WAIT)
+    if code == lib.SYNCWS_OK:
+        lib.syncws_leave(pair.channel.c, 0)
+    return bool(code == lib.SYNCWS_BUSY)
+
+
 def test_a_signal_handler_that_polls_another_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     # It found the message that C had for the outer call, and gave it to its own connection.
     monkeypatch.setattr("syncws.transport.PYTHON_IO", False)
@@ -48,10 +56,13 @@ def test_a_signal_handler_that_polls_another_connection(monkeypatch: pytest.Monk
         receive = connection_module._receive
 
         def interrupted(c: Any, *arguments: Any) -> Any:
-            # Later, so that this thread reads it and not the reader thread.
-            data = frame(TEXT, b"for the outer call")
-            threading.Timer(0.1, outer.peer.sendall, [data]).start()
+            # This thread must read it, and not the reader thread.
+            held, go_on = threading.Event(), threading.Event()
+            outer.reader.call_soon(lambda: (held.set(), go_on.wait(30)))
+            assert held.wait(30)
+            outer.peer.sendall(frame(TEXT, b"for the outer call"))
             code = receive(c, *arguments)
+            go_on.set()
             assert arguments[0].unclaimed == 1
             monkeypatch.setattr(connection_module, "_receive", receive)
             with pytest.raises(TimeoutError):
@@ -91,8 +102,8 @@ def test_streaming_begins_again_in_the_middle_of_a_message_that_was_left() -> No
         for piece in pair.connection.recv_streaming():
             assert piece == "a"
             break
-        streaming = InThread(lambda: list(pair.connection.recv_streaming(timeout=5)))
-        time.sleep(0.1)
+        streaming = InThread(lambda: list(pair.connection.recv_streaming(timeout=30)))
+        assert eventually(lambda: owned(pair))
         pair.peer.sendall(frame(CONTINUATION, b"b") + frame(TEXT, b"next"))
         assert "".join(streaming.result()) == "next"
 

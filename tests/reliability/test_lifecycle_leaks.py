@@ -8,6 +8,7 @@ import gc
 import pathlib
 import socket
 import ssl
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -55,8 +56,11 @@ def leaves_nothing(per_cycle: int, cycles: int) -> Iterator[None]:
     # A server keeps its handlers' threads for a minute; when cycles overlap it has two.
     settle(lambda: len(set(threading.enumerate()) - threads) <= 3, True)
     gc.collect()
-    # Caches of the interpreter may take some; a leak takes one a cycle at least.
-    assert len(gc.get_objects()) - objects < cycles // 2
+    # Caches of the interpreter may take some; a leak takes one a cycle at least. A tracer
+    # (coverage) keeps four for each name that is looked up; without one there are none,
+    # so this file runs without one, too (tox.ini).
+    traced = 8 * cycles if sys.gettrace() is not None else 0
+    assert len(gc.get_objects()) - objects < cycles // 2 + traced
     # The allocator's fragments, once, and the catalogue's bound.
     assert resident_bytes() - memory < 2 * 2**20 + per_cycle * cycles
 
@@ -165,7 +169,7 @@ def test_G12x_failed_connects(
                             answer(kind, peer)
 
         listener.sock.settimeout(None)
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         for _ in range(20):
             attempt()
