@@ -409,6 +409,26 @@ def test_an_event_from_before_the_pause_is_ignored(server: Server, listener: Fak
         wait_until(lambda: len(server.accepted) == 1)
 
 
+def test_g11x_a_selector_that_refuses_once(
+    server: Server, listener: FakeListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = server.acceptor.reader
+    watch = reader.watch
+    refused: list[int] = []
+
+    def refusing(descriptor: int, *arguments: Any) -> None:
+        if not refused:
+            refused.append(descriptor)
+            raise OSError(errno.ENOSPC, "no room to watch")
+        watch(descriptor, *arguments)
+
+    monkeypatch.setattr(reader, "watch", refusing)
+    server.call(lambda: server.acceptor._watch(listener))  # type: ignore[arg-type]  # as above
+    assert refused
+    with connect(listener):
+        wait_until(lambda: len(server.accepted) == 1)
+
+
 def test_a_closed_acceptor_is_not_watched(server: Server, listener: FakeListener) -> None:
     server.call(server.acceptor.close)
     assert listener.real.fileno() == -1

@@ -445,3 +445,11 @@ def test_the_writing_half_alone_cannot_fail_a_connection() -> None:
         with pytest.raises(syncws.ConnectionClosedError):
             channel.raise_closed(result, None)
     reader.close()
+
+
+def test_g8x_waiting_for_oneself_is_refused() -> None:
+    with Pair() as pair:
+        with pair.channel.state_lock, pytest.raises(syncws.ConcurrencyError):
+            pair.channel.wait_until(lambda: False, None)
+        with pair.channel.state_lock, pytest.raises(syncws.ConcurrencyError, match="write_limit"):
+            pair.channel.wait_for_room(None, "")

@@ -266,3 +266,17 @@ def test_what_one_protocol_sends_the_other_receives(
         peer.receive_data(data[start : start + step])
         received += peer.events_received()
     assert received == sent
+
+
+def test_an_error_that_cannot_be_copied_is_kept_as_it_is() -> None:
+    class Odd(Exception):
+        def __reduce__(self) -> str:
+            raise TypeError("not to be copied")
+
+    closing = ClosingHandshake()
+    try:
+        raise Odd
+    except Odd as error:
+        odd = error
+        closing.end(error)
+    assert closing.cause is odd

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -434,3 +434,64 @@ def test_the_poller_of_this_platform() -> None:
     assert type(poller) is expected
     poller.close()
     reader_module._PollPoller().close()
+
+
+class Racing:
+    """A lock before which another thread was faster."""
+
+    def __init__(self, other: Callable[[], object]) -> None:
+        self.other = other
+
+    def __enter__(self) -> None:
+        self.other()
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+def test_two_threads_start_one_thread(reader: Reader) -> None:
+    started = threading.Thread()
+    reader._start_lock = Racing(lambda: setattr(reader, "_thread", started))  # type: ignore[assignment]  # to race
+    reader._start()
+    assert reader._thread is started
+    reader._start_lock = threading.RLock()
+    reader._thread = None
+
+
+def test_two_threads_make_one_reader_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    faster = Reader("faster")
+
+    def make() -> None:
+        reader_module._client_reader = faster
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader_module, "_client_reader", None)
+        patch.setattr(reader_module, "_client_lock", Racing(make))
+        assert client_reader() is faster
+    faster.close()
+
+
+def test_a_thread_that_is_not_the_readers_leaves(reader: Reader) -> None:
+    reader._run()
+    assert not reader.closed
+
+
+def test_an_error_in_the_loop_does_not_end_it(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("unforeseen")
+    run_calls = reader._run_calls
+    failed: list[BaseException] = []
+
+    def failing() -> None:
+        if not failed:
+            failed.append(error)
+            raise error
+        run_calls()
+
+    monkeypatch.setattr(reader, "_run_calls", failing)
+    done = threading.Event()
+    reader.call_soon(done.set)
+    assert ran(done)
+    assert error in reader_module.failures
+    reader_module.failures.remove(error)

@@ -325,3 +325,13 @@ def test_g6x_tls_handshake_and_data_in_small_pieces(
             client.flush()
             received += server.receive() or b""
         assert received == data
+
+
+def test_send_before_flushes_what_a_transport_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected() as (ours, theirs):
+        transport = Transport(ours)
+        answers = [True, False]
+        monkeypatch.setattr(transport, "flush", lambda: answers.pop())
+        transport.send_before(b"x", time.monotonic() + BOUND)
+        assert answers == []
+        assert theirs.recv(1) == b"x"
