@@ -17,6 +17,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+from .frames import SLICE
 from .workers import Workers
 
 __all__ = ["Address", "connect_tcp", "connect_unix", "resolve"]
@@ -26,8 +27,6 @@ ATTEMPT_DELAY = 0.25
 # getaddrinfo() cannot be interrupted: a name server that does not answer holds a thread for
 # tens of seconds after its caller gave up. So many may hang at once; more lookups queue.
 RESOLVER_THREADS = 16
-# In the main thread a signal that arrives just before a wait begins is seen at its end.
-_SLICE = 0.2
 _UNIX_RETRY = 0.01
 
 # PollSelector costs no descriptor and has no limit of 1,024; Windows has select() only.
@@ -113,8 +112,8 @@ class _Lookup:
 
     def wait(self, deadline: float | None) -> list[Address]:
         while True:
-            remaining = _SLICE if deadline is None else deadline - time.monotonic()
-            if self._unfinished.acquire(timeout=min(max(remaining, 0.0), _SLICE)):
+            remaining = SLICE if deadline is None else deadline - time.monotonic()
+            if self._unfinished.acquire(timeout=min(max(remaining, 0.0), SLICE)):
                 break
             if remaining <= 0:
                 raise TimeoutError
@@ -159,8 +158,8 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
                 raise _summary(errors)
             if deadline is not None and now >= deadline:
                 raise TimeoutError
-            until = next_attempt if waiting else now + _SLICE
-            until = min(until, now + _SLICE, now + _SLICE if deadline is None else deadline)
+            until = next_attempt if waiting else now + SLICE
+            until = min(until, now + SLICE, now + SLICE if deadline is None else deadline)
             for key, _ in selector.select(max(until - now, 0.0)):
                 sock = key.fileobj
                 try:

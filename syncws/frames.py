@@ -177,8 +177,9 @@ class Record(NamedTuple):
 _new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
 # `scratch`: the working memory of each thread; see thread_scratch(). `packed`: its field.
 thread_local = threading.local()
-# Waits of the main thread are cut into slices of this length.
-MAIN_THREAD_SLICE_MS = 200
+# Waits where a signal handler must get its turn are cut into slices of this length, in
+# seconds: a signal that arrives just before poll() is otherwise handled at its end only.
+SLICE = 0.2
 
 
 def new_scratch() -> Any:
@@ -195,8 +196,7 @@ def thread_scratch() -> Any:
     except AttributeError:
         scratch = new_scratch()
         if threading.current_thread() is threading.main_thread():
-            # A signal that arrives just before poll() is otherwise handled at its end only.
-            scratch.slice_ms = MAIN_THREAD_SLICE_MS
+            scratch.slice_ms = int(SLICE * 1000)
         thread_local.packed = ffi.cast("char *", scratch.packed)
         thread_local.scratch = scratch
         return scratch

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
-from .frames import CloseCode, Side, ffi, lib, limit, thread_scratch
+from .frames import SLICE, CloseCode, Side, ffi, lib, limit, thread_scratch
 from .messages import split_message
 from .options import Options
 from .protocol import ClosingHandshake
@@ -30,9 +30,6 @@ from .transport import Transport, remaining
 
 __all__ = ["OutputChannel", "Waiter", "wait_milliseconds"]
 
-# Waits of the main thread are cut into slices: a signal that arrives just before poll()
-# is otherwise handled only when the wait ends. Followers use them too. In seconds.
-SLICE = 0.2
 _LONGEST_MS = 3_600_000
 
 # How much is moved for a Python transport at a time, in bytes.

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 
 from .accepting import Acceptor
 from .connection import Connection
-from .frames import Close, CloseCode
+from .frames import SLICE, Close, CloseCode
 from .handshake import error_response
 from .http11 import Response
 from .opening import FAREWELL_TIME, Opening
@@ -41,8 +41,6 @@ TLS_THREADS = 4
 GRACE = 0.5
 # A peer that is told 503 because of a shutdown has so long to read it, in seconds.
 LAST_FAREWELL_TIME = 0.25
-# In the main thread a signal that arrives just before a wait begins is seen at its end.
-_SLICE = 0.2
 _MOMENT = 0.002
 
 
@@ -192,7 +190,7 @@ class ThreadingServer:
         if self._goodbye is None and not self._finished:
             self.start()
         while not self._finished:
-            if self._finished_lock.acquire(timeout=_SLICE):
+            if self._finished_lock.acquire(timeout=SLICE):
                 self._finished_lock.release()
 
     def __enter__(self) -> Self:
@@ -385,7 +383,7 @@ class ThreadingServer:
             if remaining <= 0 or reader.closed:
                 return
             # In slices: another thread that shuts down may have taken the news.
-            self._news.acquire(timeout=min(remaining, _SLICE))
+            self._news.acquire(timeout=min(remaining, SLICE))
 
     def _tell(self) -> None:
         with contextlib.suppress(RuntimeError):  # nobody has taken the last news yet

@@ -21,6 +21,8 @@ import ssl
 import time
 from typing import Any
 
+from .frames import SLICE
+
 __all__ = ["READ", "WRITE", "Buffer", "TLSTransport", "Transport", "remaining"]
 
 READ = 1
@@ -56,8 +58,7 @@ def wait_for(sock: socket.socket, interest: int, deadline: float | None) -> None
     )
     while True:
         seconds = remaining(deadline)
-        # Slices: a signal that came just before poll() is handled at its end only.
-        slice_ms = 200.0 if seconds is None else min(200.0, seconds * 1000)
+        slice_ms = (SLICE if seconds is None else min(SLICE, seconds)) * 1000
         if poll.poll(slice_ms):
             return
         if seconds == 0.0:
