@@ -26,6 +26,7 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
             PayloadTooBig
             TooManyFragments
             InvalidText
+        MultipleValuesError (also a LookupError)
         ConcurrencyError (also a RuntimeError)
 """
 
@@ -52,6 +53,7 @@ __all__ = [
     "InvalidText",
     "InvalidURI",
     "InvalidUpgrade",
+    "MultipleValuesError",
     "NegotiationError",
     "PayloadTooBig",
     "ProtocolError",
@@ -231,6 +233,18 @@ class InvalidUpgrade(InvalidHeaderValue):
 
 class NegotiationError(InvalidHandshake):
     """A subprotocol or an extension could not be agreed on."""
+
+
+class MultipleValuesError(WebSocketError, LookupError):
+    """``headers[name]`` was asked for a header that came more than once."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(name, count)
+        self.name = name
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.name} headers; get_all() returns them all"
 
 
 class ProtocolError(WebSocketError):

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from .exceptions import WebSocketError
+from .exceptions import MultipleValuesError
 
-__all__ = ["TOKEN", "Headers", "HeadersLike", "MultipleValuesError", "is_token", "is_value"]
+__all__ = ["TOKEN", "Headers", "HeadersLike", "is_token", "is_value"]
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 is_token = re.compile(TOKEN).fullmatch
@@ -25,18 +25,6 @@ Obs-text is ISO-8859-1 here, as in most of the Python world.
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 _URI_VALUED = frozenset({"location", "referer"})
-
-
-class MultipleValuesError(WebSocketError, LookupError):
-    """``headers[name]`` was asked for a header that came more than once."""
-
-    def __init__(self, name: str, count: int) -> None:
-        super().__init__(name, count)
-        self.name = name
-        self.count = count
-
-    def __str__(self) -> str:
-        return f"{self.count} {self.name} headers; get_all() returns them all"
 
 
 class Headers(MutableMapping[str, str]):

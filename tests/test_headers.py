@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncws.headers import Headers, MultipleValuesError
+from syncws.exceptions import MultipleValuesError
+from syncws.headers import Headers
 from syncws.http11 import RequestParser
 
 SAMPLE = [("Host", "h"), ("Accept", "a"), ("X-Empty", ""), ("ACCEPT", "b: c")]
