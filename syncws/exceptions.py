@@ -32,6 +32,7 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -132,25 +133,34 @@ class ForkedConnectionError(ConnectionClosedError):
         )
 
 
+def _without_secrets(uri: str) -> str:
+    """``uri`` without what may be a password or a token."""
+    # The URI is malformed, so what is user information is a guess: everything before an
+    # '@', unless the '@' comes after a path and a '?'.
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        scheme, rest = "", uri
+    shown = re.split(r"[?#]", rest, maxsplit=1)[0]
+    if "@" in rest and "@" not in shown and "/" not in shown:
+        return f"{scheme}{separator}***"
+    return scheme + separator + shown.rpartition("@")[2]
+
+
 class InvalidURI(WebSocketError, ValueError):
     """The URI is not a valid ``ws://`` or ``wss://`` URI (RFC 6455 section 3).
 
     Attributes:
-        problem: What is wrong with it. The text never contains user information or
-            a query, which may hold secrets.
+        uri: It, without user information and query, which may hold secrets.
+        problem: What is wrong with it.
     """
 
     def __init__(self, uri: str, problem: str) -> None:
-        super().__init__(uri, problem)
-        self.uri = uri
+        self.uri = _without_secrets(uri)
         self.problem = problem
+        super().__init__(self.uri, problem)
 
     def __str__(self) -> str:
-        shown = self.uri.partition("?")[0].partition("#")[0]
-        scheme, separator, rest = shown.partition("://")
-        authority, slash, path = rest.partition("/")
-        shown = scheme + separator + authority.rpartition("@")[2] + slash + path
-        return f"{shown!r} is not a valid WebSocket URI: {self.problem}"
+        return f"{self.uri!r} is not a valid WebSocket URI: {self.problem}"
 
 
 class InvalidHandshake(WebSocketError):

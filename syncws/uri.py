@@ -134,7 +134,7 @@ def parse_uri(uri: str) -> WebSocketURI:
         problem = str(error)
     # Outside of the except clause: the context of an exception is printed with it, and a
     # UnicodeError carries the text that it is about.
-    raise InvalidURI(_without_secrets(uri), problem)
+    raise InvalidURI(uri, problem)
 
 
 def _parse(uri: str) -> WebSocketURI:
@@ -213,15 +213,3 @@ def _percent_encode(text: str) -> str:
         return _NOT_ASCII.sub(lambda match: urllib.parse.quote(match[0], safe=""), text)
     except UnicodeEncodeError:
         raise ValueError("it contains a lone surrogate") from None
-
-
-def _without_secrets(uri: str) -> str:
-    # The URI is malformed, so what is user information is a guess: everything before an
-    # '@', unless the '@' comes after a path and a '?'.
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        scheme, rest = "", uri
-    shown = re.split(r"[?#]", rest, maxsplit=1)[0]
-    if "@" in rest and "@" not in shown and "/" not in shown:
-        return f"{scheme}{separator}***"
-    return scheme + separator + shown.rpartition("@")[2]
