@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import pairing
 import pytest
 from reliability.peer import Frame, Peer
 
@@ -201,29 +202,11 @@ def native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncws.transport.PYTHON_IO", False)
 
 
-class InThread(threading.Thread):
-    """Calls ``function`` in a thread; :meth:`result` waits for what it returns or raises."""
+class InThread(pairing.InThread):
+    """The same with the patience of this module."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        super().__init__(daemon=True)
-        self.function = function
-        self.arguments = arguments
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.value = self.function(*self.arguments)
-        except BaseException as error:
-            self.error = error
-
-    def result(self) -> Any:
-        self.join(PATIENCE)
-        assert not self.is_alive(), f"{self.function} is still running"
-        if self.error is not None:
-            raise self.error
-        return self.value
+    def result(self, seconds: float = PATIENCE) -> Any:
+        return super().result(seconds)
 
 
 class Interposed:
