@@ -188,13 +188,9 @@ class InputChannel(OutputChannel):
                 return take_single(scratch)
             if code in _MAYBE_OWNED:
                 self._digest_and_leave(scratch, code)
-            generation = lib.syncws_generation(self.c)
-            try:
-                # It never ends: an empty queue raises.
-                for message in self.queued:  # pragma: no branch
-                    return message
-            except IndexError:
-                lib.syncws_seen_empty(self.c, generation)
+            message = self.take_queued()
+            if message is not None:
+                return message
             self.raise_ended(code)
             if code == lib.SYNCWS_BUSY:
                 self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
@@ -208,6 +204,17 @@ class InputChannel(OutputChannel):
                 code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
                 continue
             code = lib.syncws_receive(self.c, scratch, milliseconds)
+
+    def take_queued(self) -> str | bytes | None:
+        """A message of the inbound queue, or ``None`` after telling C that it is empty."""
+        generation = lib.syncws_generation(self.c)
+        try:
+            # It never ends: an empty queue raises.
+            for message in self.queued:  # pragma: no branch
+                return message
+        except IndexError:
+            lib.syncws_seen_empty(self.c, generation)
+        return None
 
     def raise_ended(self, code: int) -> None:
         """Raises if ``code`` says that nothing will come any more."""

@@ -28,13 +28,9 @@ class StreamingChannel(InputChannel):
         """
         while True:
             self.check_streaming()
-            generation = lib.syncws_generation(self.c)
-            try:
-                # It never ends: an empty queue raises.
-                for message in self.queued:  # pragma: no branch
-                    return message
-            except IndexError:
-                lib.syncws_seen_empty(self.c, generation)
+            message = self.take_queued()
+            if message is not None:
+                return message
             if lib.syncws_is_mine(self.c):
                 raise ConcurrencyError("this thread is in the middle of receiving already")
             fresh = Stream()

@@ -172,7 +172,7 @@ def test_a_delivery_between_the_two_looks_is_not_overlooked(
                 lib.syncws_set_flags(c, lib.SYNCWS_FLAG_QUEUED, 0)
             lib.syncws_seen_empty(c, generation)
 
-        interpose(monkeypatch, streaming_module, syncws_seen_empty=seen_empty)
+        interpose(monkeypatch, input_module, syncws_seen_empty=seen_empty)
         assert meeting.channel.begin_stream(soon()) == "late"
 
 
@@ -340,7 +340,9 @@ def test_an_interrupted_beginning_leaves_nothing_behind(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Meeting() as meeting:
-        interpose(monkeypatch, streaming_module, **{step: interrupted_after(step)})
+        # Which of the two modules makes the call is of no interest here.
+        modules = (input_module, streaming_module)
+        interpose(monkeypatch, *modules, **{step: interrupted_after(step)})
         with pytest.raises(KeyboardInterrupt):
             meeting.channel.begin_stream(soon())
         monkeypatch.undo()
