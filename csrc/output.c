@@ -146,7 +146,6 @@ static int flush_locked(syncws_channel *channel, syncws_scratch *scratch) {
     int result = state(channel, scratch);
     if (result != SYNCWS_OK)
         return result;
-    /* Twice: control frames that had to wait for the queue's last frame. */
     if (place_controls(channel, scratch) < 0)
         return fail(channel, scratch, ENOMEM);
     return settle(channel, write_through(channel, scratch, NULL, 0, &taken));
