@@ -96,7 +96,7 @@ class _Lookup:
         self.host = host
         self.port = port
         self.wanted = True
-        self._result: list[Address] | OSError = []
+        self._result: list[Address] | Exception = []
         # Held until there is a result. Not a SimpleQueue: up to Python 3.12 its get(timeout=)
         # waits forever when a signal handler runs in it for longer than the timeout.
         self._unfinished = threading.Lock()
@@ -106,7 +106,7 @@ class _Lookup:
         if self.wanted:
             try:
                 self._result = _look_up(self.host, self.port)
-            except OSError as error:
+            except Exception as error:  # whatever it is: somebody waits for it
                 self._result = error
             self._unfinished.release()
 
@@ -118,7 +118,7 @@ class _Lookup:
             if remaining <= 0:
                 raise TimeoutError
         result, self._result = self._result, []
-        if isinstance(result, OSError):
+        if isinstance(result, Exception):
             try:
                 raise result
             finally:

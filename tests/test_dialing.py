@@ -118,6 +118,19 @@ def test_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve("name.invalid", 80, soon())
 
 
+def test_a_lookup_that_fails_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = socket.getaddrinfo
+
+    def fail(host: str, port: int, *, type: int, flags: int = 0) -> Any:
+        if flags & socket.AI_NUMERICHOST:
+            return look_up(host, port, type=type, flags=flags)
+        raise MemoryError("for the addresses")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(MemoryError, match="addresses"):
+        resolve("name.invalid", 80, soon(5))
+
+
 def test_a_label_too_long_for_idna_is_an_unknown_name() -> None:
     with pytest.raises(socket.gaierror, match="not a host name"):
         resolve("ü" * 70 + ".example", 80, soon())
