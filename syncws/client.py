@@ -2,7 +2,7 @@
 
 What belongs here: the order of the steps (name, TCP, TLS, request, response), the default
 TLS context, and errors that say which step failed. What does not: how each step works
-(:mod:`.dialing`, :mod:`.transport`, :mod:`.handshake`).
+(:mod:`.dialing`, :mod:`.transport`, :mod:`.client_handshake`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .client_handshake import USER_AGENT, ClientHandshake
 from .connection import Connection
 from .dialing import connect_tcp, connect_unix, resolve
 from .frames import Side
-from .handshake import USER_AGENT, ClientHandshake
 from .headers import HeadersLike
 from .http11 import Response, ResponseParser
 from .options import Options, check_logger, check_path, check_seconds, check_socket

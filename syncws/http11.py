@@ -1,7 +1,7 @@
 """HTTP/1.1 message heads (RFC 9112), as far as an opening handshake needs them.
 
 What belongs here: requests, responses, and incremental parsers with limits. What does
-not: anything that knows WebSocket headers (``handshake``), sockets, deadlines.
+not: anything that knows WebSocket headers (:mod:`.handshake`), sockets, deadlines.
 
 The rule of the parsers: what two readers could understand differently is refused, never
 repaired. A line ends with CRLF, a name is followed by its colon, nothing is folded. Each

@@ -1,7 +1,7 @@
 """What the two sides agree on: origins, subprotocols, extensions.
 
 What belongs here: the rules of each, for both sides. What does not: answers to a peer,
-and the rest of the handshake (``handshake``).
+and the rest of the handshake (:mod:`.client_handshake`, :mod:`.server_handshake`).
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def origin_allowed(headers: Headers, origins: Origins | None, secure: bool) -> b
 
     Args:
         headers: Those of the request.
-        origins: See :func:`syncws.handshake.accept`.
+        origins: See :func:`syncws.server_handshake.accept`.
         secure: Whether the connection came over TLS.
     """
     values = headers.get_all("Origin")

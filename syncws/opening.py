@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 
 from .exceptions import InvalidMessage
-from .handshake import check_upgrade, error_response
+from .handshake import error_response
 from .http11 import Request, RequestParser, Response
 from .reader import READ, WRITE, Reader, Timer
+from .server_handshake import check_upgrade
 from .transport import TLSTransport, Transport
 from .workers import Workers
 

@@ -18,7 +18,6 @@ from .accepting import listen_tcp, listen_unix, unix_remover
 from .connection import Connection
 from .exceptions import ConnectionClosed
 from .frames import Opcode
-from .handshake import SERVER, accept, check_server_options
 from .negotiation import Origins, SelectSubprotocol
 from .options import (
     Options,
@@ -29,6 +28,7 @@ from .options import (
     check_size,
     check_socket,
 )
+from .server_handshake import SERVER, accept, check_server_options
 from .serving import StuckHandler, ThreadingServer
 from .session import Handler, Service
 from .waiting import check_connections

@@ -12,8 +12,8 @@ import pytest
 from upgrading import check_shape, request, status_of, upgrade
 
 from syncws.exceptions import NegotiationError
-from syncws.handshake import accept, check_server_options, check_upgrade
 from syncws.http11 import Request, RequestParser
+from syncws.server_handshake import accept, check_server_options, check_upgrade
 
 # (id, Origin, Host, over TLS, allowed by default)
 ORIGINS: list[tuple[str, str | None, str, bool, bool]] = [

@@ -16,10 +16,10 @@ from upgrading import upgrade
 import syncws
 import syncws.session
 from syncws.frames import Close
-from syncws.handshake import accept
 from syncws.opening import Opening
 from syncws.options import Options
 from syncws.reader import Reader
+from syncws.server_handshake import accept
 from syncws.session import Service, Session
 from syncws.transport import Transport
 from syncws.workers import Workers

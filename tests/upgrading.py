@@ -11,8 +11,9 @@ from typing import Any
 from feeding import cuts
 
 from syncws.exceptions import InvalidMessage
-from syncws.handshake import accept, check_upgrade, error_response
+from syncws.handshake import error_response
 from syncws.http11 import Request, RequestParser, Response, ResponseParser
+from syncws.server_handshake import accept, check_upgrade
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = {

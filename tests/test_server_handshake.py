@@ -1,4 +1,4 @@
-"""``syncws.handshake``, the server's side: raw bytes in, the status of the answer out.
+"""``syncws.server_handshake``, the server's side: raw bytes in, the status of the answer out.
 
 The tables carry the ids of section 4.E of the reliability catalogue.
 """
@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upgrading import HEADERS, KEY, answer, check_shape, request, status_of, upgrade
 
-from syncws.handshake import accept, error_response
+from syncws.handshake import error_response
 from syncws.headers import Headers
 from syncws.http11 import RequestParser, Response
+from syncws.server_handshake import accept
 
 
 def spaces(count: int) -> str:

@@ -1,0 +1,170 @@
+"""The client's side of the opening handshake (RFC 6455 section 4.1), without I/O.
+
+What belongs here: what the headers of the request say, and which responses are believed.
+What does not: what both sides share (:mod:`.handshake`), HTTP syntax (:mod:`.http11`),
+sockets, deadlines.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+from collections.abc import Sequence
+
+from .exceptions import InvalidHeaderValue, InvalidStatus, NegotiationError
+from .handshake import accept_value, check_upgrade_headers, single
+from .headers import Headers, HeadersLike
+from .http11 import Request, Response
+from .negotiation import check_subprotocols, is_origin, parse_extensions
+from .uri import WebSocketURI, parse_authority
+from .version import version
+
+__all__ = ["USER_AGENT", "ClientHandshake"]
+
+USER_AGENT = f"syncws/{version}"
+"""Default ``User-Agent`` header."""
+
+# What makes the request a handshake, and what would give it a body.
+_RESERVED = frozenset(
+    {
+        "connection",
+        "content-length",
+        "sec-websocket-accept",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class ClientHandshake:
+    """The client's part of one opening handshake: a request, then a check of the answer.
+
+    Every argument is checked here, before anything can be sent. An instance is for one
+    attempt: its key is fresh from the kernel's generator.
+
+    Args:
+        uri: Where to; its user information becomes an ``Authorization`` header.
+        origin: The ``Origin`` header; default: none.
+        subprotocols: In order of preference; default: none.
+        additional_headers: More headers. ``Host`` and ``User-Agent`` replace the default.
+        user_agent_header: The ``User-Agent`` header, or ``None`` for none.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument cannot be sent, is given in two ways, or is a header that
+            belongs to the handshake itself.
+
+    Attributes:
+        request: The request to send.
+        subprotocol: After :meth:`check_response`: the subprotocol, or ``None``.
+    """
+
+    __slots__ = ("_accept", "_offered", "request", "subprotocol")
+
+    def __init__(
+        self,
+        uri: WebSocketURI,
+        *,
+        origin: str | None = None,
+        subprotocols: Sequence[str] | None = None,
+        additional_headers: HeadersLike | None = None,
+        user_agent_header: str | None = USER_AGENT,
+    ) -> None:
+        self._offered = check_subprotocols(subprotocols)
+        additional = Headers(() if additional_headers is None else additional_headers)
+        hosts = _check_additional(additional)
+        key = base64.b64encode(os.urandom(16)).decode("ascii")
+        self._accept = accept_value(key)
+        self.subprotocol: str | None = None
+        headers = Headers(
+            [
+                ("Host", hosts[0] if hosts else uri.host_header),
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Sec-WebSocket-Key", key),
+                ("Sec-WebSocket-Version", "13"),
+            ]
+        )
+        if origin is not None:
+            if not isinstance(origin, str):
+                raise TypeError(f"origin must be a str, not {type(origin).__name__}")
+            if is_origin(origin) is None:
+                raise ValueError("origin must be visible ASCII characters")
+            if "Origin" in additional:
+                raise ValueError("both origin and additional_headers set the Origin header")
+            headers["Origin"] = origin
+        if self._offered:
+            headers["Sec-WebSocket-Protocol"] = ", ".join(self._offered)
+        if uri.username is not None:
+            if "Authorization" in additional:
+                raise ValueError("both uri and additional_headers set the Authorization header")
+            headers["Authorization"] = _basic_authorization(uri.username, uri.password or "")
+        if "User-Agent" not in additional and user_agent_header is not None:
+            headers["User-Agent"] = user_agent_header
+        headers.update(
+            [(name, value) for name, value in additional.raw_items() if name.lower() != "host"]
+        )
+        self.request = Request(uri.resource_name, headers)
+
+    def check_response(self, response: Response) -> None:
+        """Checks the server's answer (RFC 6455 section 4.1) and sets ``subprotocol``.
+
+        Raises:
+            InvalidStatus: The status is not 101.
+            InvalidHeader: A header of the handshake is missing, repeated or wrong.
+            NegotiationError: The server chose a subprotocol or an extension that was
+                not offered.
+        """
+        if response.status_code != 101:
+            raise InvalidStatus(response)
+        headers = response.headers
+        check_upgrade_headers(headers)
+        accepts = headers.get_all("Sec-WebSocket-Accept")
+        value = single("Sec-WebSocket-Accept", accepts)
+        if not hmac.compare_digest(value.encode("latin-1"), self._accept):
+            raise InvalidHeaderValue("Sec-WebSocket-Accept", value)
+        self._check_extensions(headers)
+        self.subprotocol = self._check_subprotocol(headers)
+
+    def _check_extensions(self, headers: Headers) -> None:
+        accepted = parse_extensions(headers)
+        if accepted:
+            raise NegotiationError(f"the server chose an extension not offered: {accepted[0][0]}")
+
+    def _check_subprotocol(self, headers: Headers) -> str | None:
+        values = headers.get_all("Sec-WebSocket-Protocol")
+        if not values:
+            return None
+        subprotocol = single("Sec-WebSocket-Protocol", values)
+        if subprotocol not in self._offered:
+            raise NegotiationError(
+                f"the server chose a subprotocol that was not offered: {subprotocol!r}"
+            )
+        return subprotocol
+
+
+def _basic_authorization(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def _check_additional(additional: Headers) -> list[str]:
+    """Refuses what the handshake sets itself; returns the Host header, if any."""
+    for name in additional:
+        if name in _RESERVED:
+            raise ValueError(f"additional_headers must not contain {name}")
+        if name == "sec-websocket-protocol":
+            raise ValueError(f"additional_headers must not contain {name}; use subprotocols=")
+    for name in ("Host", "Origin", "User-Agent", "Authorization"):
+        if len(additional.get_all(name)) > 1:
+            raise ValueError(f"additional_headers must not contain {name} more than once")
+    hosts = additional.get_all("Host")
+    for host in hosts:
+        try:
+            parse_authority(host)
+        except ValueError as error:
+            raise ValueError(f"additional_headers: invalid Host: {error}") from None
+    return hosts
