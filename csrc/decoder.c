@@ -13,7 +13,7 @@
  *   - small and whole in the input: unmasked while it is copied to packed[];
  *   - whole in the input: unmasked in place;
  *   - in parts: gathered in decoder->buffer;
- *   - streaming, or with RSV bits: in PIECEs, unmasked in place.
+ *   - streaming, or for an extension: in PIECEs, unmasked in place.
  */
 #include "codec.h"
 
@@ -138,7 +138,8 @@ static enum syncws_outcome begin_frame(syncws_decoder *decoder, const syncws_fra
         decoder->in_message = 1;
         decoder->opcode = header->opcode;
         decoder->rsv = header->rsv;
-        decoder->in_pieces = decoder->streaming || header->rsv;
+        decoder->in_pieces = decoder->streaming || header->rsv || decoder->all_pieces ||
+                             header->opcode > SYNCWS_BINARY;
         decoder->piece_sent = 0;
         decoder->utf8 = SYNCWS_UTF8_BOUNDARY;
         decoder->fragments = 0;
@@ -190,8 +191,8 @@ static enum syncws_outcome convert(syncws_decoder *decoder, uint8_t *destination
                                    const uint8_t *source, size_t length)
 {
     const int masked = decoder->side == SYNCWS_SERVER;
-    /* RFC 7692: with RSV1 the payload is not text yet. */
-    const int check = decoder->opcode == SYNCWS_TEXT && !decoder->rsv;
+    /* RFC 7692: with RSV1 the payload is not text yet; other extensions may do the same. */
+    const int check = decoder->opcode == SYNCWS_TEXT && !decoder->rsv && !decoder->all_pieces;
     size_t done, part;
 
     for (done = 0; done < length; done += part) {
@@ -315,8 +316,10 @@ static enum syncws_outcome take_data(syncws_decoding *at, size_t length)
         return STOP_FAILED;
     if (gather)
         decoder->buffer_length += length;
-    if (decoder->in_pieces && (length || last))
-        emit_piece(decoder, at->scratch, destination, length, last ? SYNCWS_PIECE_LAST : 0);
+    /* An extension that sees frames sees empty ones, too. */
+    if (decoder->in_pieces && (length || last || (completes && decoder->all_pieces)))
+        emit_piece(decoder, at->scratch, destination, length,
+                   (last ? SYNCWS_PIECE_LAST : 0u) | (completes ? SYNCWS_PIECE_FRAME_END : 0u));
     if (completes)
         end_frame(decoder);
     if (!last)
@@ -423,7 +426,7 @@ static enum syncws_outcome decode(syncws_decoding *at, size_t direct)
     while (outcome == GO_ON && at->length && !decoder->closed) {
         /* max_fragments 0 counts the first fragment, too: begin_frame() decides. */
         if (!decoder->in_frame && !decoder->in_message && !decoder->streaming &&
-            decoder->max_fragments) {
+            !decoder->all_pieces && decoder->max_fragments) {
             outcome = syncws_take_small_messages(at);
             if (outcome != GO_ON || !at->length)
                 break;

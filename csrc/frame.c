@@ -12,7 +12,8 @@ static enum syncws_failure check_first_byte(const syncws_decoder *decoder, uint8
 {
     uint8_t fin = byte >> 7, rsv = (byte >> 4) & 7, opcode = byte & 15;
 
-    if ((opcode > SYNCWS_BINARY && opcode < SYNCWS_CLOSE) || opcode > SYNCWS_PONG)
+    if (((opcode > SYNCWS_BINARY && opcode < SYNCWS_CLOSE) || opcode > SYNCWS_PONG) &&
+        !(decoder->allowed_opcodes >> opcode & 1))
         return SYNCWS_BAD_OPCODE;
     if (opcode >= SYNCWS_CLOSE) {
         if (rsv)
@@ -41,19 +42,39 @@ static enum syncws_failure check_second_byte(const syncws_decoder *decoder, uint
     return SYNCWS_FAILURE_NONE;
 }
 
-/* `length` is what the payload has at least. */
-static enum syncws_failure check_size(const syncws_decoder *decoder, uint64_t length)
+/* What the frames of a message may carry together.  What an extension has encoded may be
+ * longer than the message (RFC 7692: data that cannot be compressed grows by some bytes
+ * in each block), which its decoder holds to the exact limit. */
+static uint64_t message_limit(const syncws_decoder *decoder, uint8_t first_byte)
 {
+    const uint8_t opcode = first_byte & 15;
+    const int encoded =
+        decoder->all_pieces || (opcode == SYNCWS_CONTINUATION
+                                    ? decoder->rsv || decoder->opcode > SYNCWS_BINARY
+                                    : (first_byte & 0x70) || opcode > SYNCWS_BINARY);
+    const uint64_t room = decoder->max_size / 64 + 1024;
+
+    if (!encoded)
+        return decoder->max_size;
+    return decoder->max_size > UINT64_MAX - room ? UINT64_MAX : decoder->max_size + room;
+}
+
+/* `length` is what the payload has at least. */
+static enum syncws_failure check_size(const syncws_decoder *decoder, uint8_t first_byte,
+                                      uint64_t length)
+{
+    const uint64_t limit = message_limit(decoder, first_byte);
+
     if (length > decoder->max_frame_size)
         return SYNCWS_FRAME_TOO_BIG;
-    if (decoder->message_length > decoder->max_size ||
-        length > decoder->max_size - decoder->message_length)
+    if (decoder->message_length > limit || length > limit - decoder->message_length)
         return SYNCWS_MESSAGE_TOO_BIG;
     return SYNCWS_FAILURE_NONE;
 }
 
 /* The first `present` of `size` bytes of an extended length are in `value`. */
-static enum syncws_failure check_extended_length(const syncws_decoder *decoder, unsigned size,
+static enum syncws_failure check_extended_length(const syncws_decoder *decoder,
+                                                 uint8_t first_byte, unsigned size,
                                                  unsigned present, uint64_t value)
 {
     /* Section 5.2: "the most significant bit MUST be 0". */
@@ -62,7 +83,7 @@ static enum syncws_failure check_extended_length(const syncws_decoder *decoder, 
     /* "the minimal number of bytes MUST be used": six zeros prove that two would do. */
     if (size == 8 ? present == 6 && value == 0 : present == 2 && value < 126)
         return SYNCWS_NON_MINIMAL_LENGTH;
-    return check_size(decoder, value << (8 * (size - present)));
+    return check_size(decoder, first_byte, value << (8 * (size - present)));
 }
 
 /* Each byte is judged as soon as it is there and in order, so the failure does not
@@ -93,12 +114,12 @@ enum syncws_failure syncws_read_header(const syncws_decoder *decoder, const uint
             if (available < 2 + present)
                 return SYNCWS_FAILURE_NONE;
             length = length << 8 | bytes[1 + present];
-            failure = check_extended_length(decoder, extended, present, length);
+            failure = check_extended_length(decoder, bytes[0], extended, present, length);
             if (failure != SYNCWS_FAILURE_NONE)
                 return failure;
         }
     } else if (header->opcode < SYNCWS_CLOSE &&
-               (failure = check_size(decoder, length)) != SYNCWS_FAILURE_NONE) {
+               (failure = check_size(decoder, bytes[0], length)) != SYNCWS_FAILURE_NONE) {
         return failure;
     }
     if (available < 2 + extended + 4 * masked)

@@ -91,13 +91,14 @@ enum syncws_record_kind {
     SYNCWS_RUN = 2,     /* `count` whole messages of one opcode with a separator
                          * between them: NUL for text, scratch->separator for binary */
     SYNCWS_CONTROL = 3, /* a ping, pong or close frame */
-    SYNCWS_PIECE = 4    /* part of a message: streaming, or RSV bits set */
+    SYNCWS_PIECE = 4    /* part of a message: streaming, or for an extension */
 };
 
 enum syncws_record_flag {
     SYNCWS_PIECE_FIRST = 1, /* of a PIECE: the message begins with it */
     SYNCWS_PIECE_LAST = 2,  /* of a PIECE: the message ends with it */
-    SYNCWS_IN_DECODER = 4   /* data lies in the decoder, not in the scratch */
+    SYNCWS_IN_DECODER = 4,  /* data lies in the decoder, not in the scratch */
+    SYNCWS_PIECE_FRAME_END = 8 /* of a PIECE: a frame ends with it */
 };
 
 typedef struct {
@@ -133,11 +134,16 @@ typedef struct {
 typedef struct {
     /* Configuration; may be changed between calls. */
     uint64_t max_frame_size; /* payload bytes of one data frame; UINT64_MAX: no limit */
-    uint64_t max_size;       /* payload bytes of one message; UINT64_MAX: no limit */
+    uint64_t max_size;       /* payload bytes of one message; UINT64_MAX: no limit.  For a
+                              * message that an extension decodes, who runs the extension
+                              * checks it exactly, and this is checked with some room */
     uint64_t max_fragments;  /* beyond it a message's fragments need 64 bytes each on average */
     uint8_t side;            /* enum syncws_side: which one we are */
     uint8_t streaming;       /* 1: the current or next message comes in PIECEs; cleared by its last */
     uint8_t allowed_rsv;     /* RSV bits that a data message's first frame may set */
+    uint8_t all_pieces;      /* 1: every message comes in PIECEs, and its text is not checked */
+    uint16_t allowed_opcodes; /* bit n: the reserved opcode n may come; a message in PIECEs, or
+                               * a CONTROL (RFC 6455 section 5.2) */
     /* Results. */
     uint8_t failure;         /* enum syncws_failure */
     uint8_t closed;          /* a close frame was decoded: the rest is ignored (RFC 6455 1.4) */

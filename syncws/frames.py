@@ -164,6 +164,7 @@ class Record(NamedTuple):
         first: A piece begins its message.
         last: A piece ends its message.
         rsv: RSV bits of the message's first frame.
+        frame_end: A frame ends with a piece.
     """
 
     kind: int
@@ -172,6 +173,7 @@ class Record(NamedTuple):
     first: bool = True
     last: bool = True
     rsv: int = 0
+    frame_end: bool = True
 
 
 _new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
@@ -238,6 +240,7 @@ def read_records(scratch: Any) -> Iterator[Record]:
                 bool(flags & lib.SYNCWS_PIECE_FIRST),
                 bool(flags & lib.SYNCWS_PIECE_LAST),
                 record.rsv,
+                bool(flags & lib.SYNCWS_PIECE_FRAME_END),
             )
 
 

@@ -38,12 +38,16 @@ class CodecDecoder:
         max_size: int = UNLIMITED,
         max_fragments: int = UNLIMITED,
         allowed_rsv: int = 0,
+        allowed_opcodes: int = 0,
+        all_pieces: int = 0,
     ) -> None:
         self.struct: Any = ffi.gc(ffi.new("syncws_decoder *"), lib.syncws_decoder_release)
         self.scratch: Any = ffi.new("syncws_scratch *")
         lib.syncws_scratch_init(self.scratch)
         lib.syncws_decoder_init(self.struct, side, max_frame_size, max_size, max_fragments)
         self.struct.allowed_rsv = allowed_rsv
+        self.struct.allowed_opcodes = allowed_opcodes
+        self.struct.all_pieces = all_pieces
         # Lies behind packed[]: shows if a run is longer than that.
         self.canary = ffi.buffer(self.scratch.output, 64)
         self.canary[:] = CANARY

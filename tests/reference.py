@@ -7,7 +7,7 @@ The decoder yields plain tuples:
 
     ("message", opcode, payload)
     ("control", opcode, payload)
-    ("piece", opcode, rsv, payload, first, last)    messages with RSV bits, or streaming
+    ("piece", opcode, rsv, payload, first, last)    messages for extensions, or streaming
     ("failure", name)                               the last one; names as in csrc/syncws.h
 """
 
@@ -69,12 +69,16 @@ class ReferenceDecoder:
         max_size: int = UNLIMITED,
         max_fragments: int = UNLIMITED,
         allowed_rsv: int = 0,
+        allowed_opcodes: int = 0,
+        all_pieces: int = 0,
     ) -> None:
         self.side = side
         self.max_frame_size = max_frame_size
         self.max_size = max_size
         self.max_fragments = max_fragments
         self.allowed_rsv = allowed_rsv
+        self.allowed_opcodes = allowed_opcodes
+        self.all_pieces = bool(all_pieces)
         self.streaming = False
         self.closed = False
         self.failure = ""
@@ -123,15 +127,16 @@ class ReferenceDecoder:
         first = self.header[0]
         fin, rsv, opcode = first & 128, (first >> 4) & 7, first & 15
         control = opcode >= 8
-        if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+        known = opcode in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
+        if not known and not self.allowed_opcodes >> opcode & 1:
             return "BAD_OPCODE"
-        if rsv & ~(self.allowed_rsv if opcode in (TEXT, BINARY) else 0):
+        if rsv & ~(self.allowed_rsv if 1 <= opcode <= 7 else 0):
             return "BAD_RSV"
         if control and not fin:
             return "CONTROL_FRAGMENTED"
         if opcode == CONTINUATION and self.message is None:
             return "UNEXPECTED_CONTINUATION"
-        if opcode in (TEXT, BINARY) and self.message is not None:
+        if 1 <= opcode <= 7 and self.message is not None:
             return "EXPECTED_CONTINUATION"
         if len(self.header) == 1:
             return ""
@@ -143,25 +148,33 @@ class ReferenceDecoder:
         size = self.extended_size()
         if not size:
             return self.judge_length(self.header[1] & 127)
-        known = bytes(self.header[2 : 2 + size])
-        if not known:
+        length = bytes(self.header[2 : 2 + size])
+        if not length:
             return ""
-        if size == 8 and known[0] & 128:
+        if size == 8 and length[0] & 128:
             return "LENGTH_MSB"
-        largest = int.from_bytes(known.ljust(size, b"\xff"), "big")
-        if size == 8 and known[:6] == bytes(6):
+        largest = int.from_bytes(length.ljust(size, b"\xff"), "big")
+        if size == 8 and length[:6] == bytes(6):
             return "NON_MINIMAL_LENGTH"
         if size == 2 and largest < 126:
             return "NON_MINIMAL_LENGTH"
-        return self.judge_length(int.from_bytes(known.ljust(size, b"\0"), "big"))
+        return self.judge_length(int.from_bytes(length.ljust(size, b"\0"), "big"))
 
     def judge_length(self, at_least: int) -> str:
         if at_least > self.max_frame_size:
             return "FRAME_TOO_BIG"
         have = 0 if self.message is None else len(self.message)
-        if have + at_least > self.max_size:
+        if have + at_least > self.message_limit():
             return "MESSAGE_TOO_BIG"
         return ""
+
+    def message_limit(self) -> int:
+        """An extension's decoder has the exact limit; what it is given may be longer."""
+        opcode, rsv = self.header[0] & 15, (self.header[0] >> 4) & 7
+        if opcode == CONTINUATION:
+            opcode, rsv = self.message_opcode, self.message_rsv
+        encoded = self.all_pieces or rsv or opcode > BINARY
+        return self.max_size + (self.max_size // 64 + 1024 if encoded else 0)
 
     def begin_frame(self) -> None:
         header = self.header
@@ -178,7 +191,8 @@ class ReferenceDecoder:
             self.message = bytearray()
             self.message_opcode = self.opcode
             self.message_rsv = (header[0] >> 4) & 7
-            self.pieces = self.streaming or self.message_rsv != 0
+            self.encoded = self.all_pieces or self.message_rsv != 0 or self.opcode > BINARY
+            self.pieces = self.streaming or self.encoded
             self.piece_sent = False
             self.text = ReferenceText()
             self.fragments = 0
@@ -193,7 +207,7 @@ class ReferenceDecoder:
             self.control.append(byte)
             return
         assert self.message is not None
-        if self.message_opcode == TEXT and not self.message_rsv:
+        if self.message_opcode == TEXT and not self.encoded:
             self.text.feed(byte)
             last = self.fin and self.payload_left == 0
             if not self.text.valid or (last and not self.text.complete):
@@ -229,7 +243,7 @@ class ReferenceDecoder:
         if not self.fin:
             return
         if self.frame_length == 0:
-            if self.message_opcode == TEXT and not self.message_rsv and not self.text.complete:
+            if self.message_opcode == TEXT and not self.encoded and not self.text.complete:
                 self.fail("BAD_UTF8")
                 return
             if self.pieces:

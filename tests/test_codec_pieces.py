@@ -24,6 +24,7 @@ from syncws._codec import ffi, lib
 KEY = b"\x37\xfa\x21\x3d"
 SIDES = [CLIENT, SERVER]
 FIRST, LAST = lib.SYNCWS_PIECE_FIRST, lib.SYNCWS_PIECE_LAST
+FRAME_END = lib.SYNCWS_PIECE_FRAME_END
 IN_DECODER = lib.SYNCWS_IN_DECODER
 
 
@@ -65,7 +66,10 @@ def test_streaming_a_message_that_is_whole_in_the_input(side: int) -> None:
         ("piece", BINARY, 0, b"abc", True, True),
         ("message", BINARY, b"def"),
     ]
-    assert decoder.records == [(lib.SYNCWS_PIECE, 1, FIRST | LAST), (lib.SYNCWS_MESSAGE, 1, 0)]
+    assert decoder.records == [
+        (lib.SYNCWS_PIECE, 1, FIRST | LAST | FRAME_END),
+        (lib.SYNCWS_MESSAGE, 1, 0),
+    ]
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -195,14 +199,69 @@ def test_a6_messages_with_allowed_rsv_bits_are_pieces_and_no_text(side: int) -> 
 def test_a3_pieces_obey_the_limits(side: int) -> None:
     key = key_for(side)
     data = encode(BINARY, b"x" * 60, rsv=4, fin=False, key=key)
-    data += encode(CONTINUATION, b"x" * 41, key=key)
     part: Event = ("piece", BINARY, 4, b"x" * 60, True, False)
-    agree(data, side, expect=[part, ("failure", "MESSAGE_TOO_BIG")], allowed_rsv=4, max_size=100)
     agree(data, side, expect=[("failure", "FRAME_TOO_BIG")], allowed_rsv=4, max_frame_size=59)
+    # 100 and what incompressible data may grow by, beyond which nothing could be right.
+    most = data + encode(CONTINUATION, b"x" * 1065, key=key)
+    whole: Event = ("piece", BINARY, 4, b"x" * 1125, True, True)
+    agree(most, side, expect=[whole], allowed_rsv=4, max_size=100)
+    data += encode(CONTINUATION, b"x" * 1066, key=key)
+    agree(data, side, expect=[part, ("failure", "MESSAGE_TOO_BIG")], allowed_rsv=4, max_size=100)
     short = encode(BINARY, b"x", rsv=4, fin=False, key=key) + encode(CONTINUATION, b"", key=key)
     first: Event = ("piece", BINARY, 4, b"x", True, False)
     many: Event = ("failure", "TOO_MANY_FRAGMENTS")
     agree(short, side, expect=[first, many], allowed_rsv=4, max_fragments=1)
+
+
+RESERVED_DATA, RESERVED_CONTROL = 3, 11
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_opcodes_of_extensions_are_let_through(side: int) -> None:
+    key = key_for(side)
+    allowed = 1 << RESERVED_DATA | 1 << RESERVED_CONTROL
+    data = encode(RESERVED_DATA, b"\xff", fin=False, key=key)
+    data += encode(RESERVED_CONTROL, b"now", key=key) + encode(CONTINUATION, b"b", key=key)
+    expect: list[Event] = [
+        ("piece", RESERVED_DATA, 0, b"\xff", True, False),
+        ("control", RESERVED_CONTROL, b"now"),
+        ("piece", RESERVED_DATA, 0, b"b", False, True),
+    ]
+    agree(data, side, expect=expect, allowed_opcodes=allowed)
+    unknown: list[Event] = [("failure", "BAD_OPCODE")]
+    agree(data, side, expect=unknown)
+    agree(encode(4, key=key), side, expect=unknown, allowed_opcodes=allowed)
+    agree(encode(12, key=key), side, expect=unknown, allowed_opcodes=allowed)
+    agree(data[:4] * 2, side, allowed_opcodes=allowed)
+    cut = encode(RESERVED_CONTROL, b"", fin=False, key=key)
+    agree(cut, side, expect=[("failure", "CONTROL_FRAGMENTED")], allowed_opcodes=allowed)
+    flagged = encode(RESERVED_CONTROL, b"", rsv=4, key=key)
+    agree(flagged, side, expect=[("failure", "BAD_RSV")], allowed_opcodes=allowed, allowed_rsv=4)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_all_messages_come_in_pieces_for_extensions_that_see_all(side: int) -> None:
+    """What they have encoded is not text yet."""
+    key = key_for(side)
+    data = encode(TEXT, b"\xff", key=key) + encode(BINARY, b"b" * 9, key=key)
+    data += encode(TEXT, b"\xe2", fin=False, key=key) + encode(CONTINUATION, b"\x28", key=key)
+    expect: list[Event] = [
+        ("piece", TEXT, 0, b"\xff", True, True),
+        ("piece", BINARY, 0, b"b" * 9, True, True),
+        ("piece", TEXT, 0, b"\xe2\x28", True, True),
+    ]
+    agree(data, side, expect=expect, all_pieces=1)
+
+
+def test_ends_of_frames_are_marked_and_empty_frames_seen() -> None:
+    decoder = CodecDecoder(CLIENT, all_pieces=1)
+    data = encode(BINARY, b"abc", fin=False) + encode(CONTINUATION, b"", fin=False)
+    decoder.feed(data[:4])
+    assert decoder.records == [(lib.SYNCWS_PIECE, 1, FIRST)]
+    decoder.feed(data[4:])
+    assert decoder.records == [(lib.SYNCWS_PIECE, 1, FRAME_END)] * 2
+    decoder.feed(encode(CONTINUATION, b""))
+    assert decoder.records == [(lib.SYNCWS_PIECE, 1, FRAME_END | LAST)]
 
 
 def random_stream(generator: random.Random, key: bytes | None) -> bytes:
