@@ -1,8 +1,8 @@
-"""The reading half of a connection: who reads it, and what is queued.
+"""The reading half of a connection: who reads it, and when.
 
-What belongs here: the Python side of the ownership protocol (csrc/channel.c), delivery
-to the inbound queue, back-pressure, streaming. What does not: acting on control frames
-and on the end of the input (:mod:`.channel`).
+What belongs here: the Python side of the ownership protocol (csrc/channel.c). What does
+not: what becomes of what was read (:mod:`.delivery`), acting on control frames and on the
+end of the input (:mod:`.channel`).
 
 Whoever waits for a message reads the socket. When nobody does, the reader thread reads,
 up to the high-water mark. The owner alone touches the decoder.
@@ -10,34 +10,16 @@ up to the high-water mark. The owner alone touches the decoder.
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
+from .delivery import DeliveryChannel, Stream
 from .exceptions import ConcurrencyError
-from .frames import (
-    Opcode,
-    Record,
-    Side,
-    failure_error,
-    ffi,
-    lib,
-    limit,
-    new_scratch,
-    read_records,
-    thread_scratch,
-)
-from .options import Options
-from .output import OutputChannel, Waiter, wait_milliseconds
-from .reader import Reader
-from .transport import CHUNK, Transport, remaining
+from .frames import ffi, lib, new_scratch, thread_scratch
+from .output import Waiter, wait_milliseconds
+from .transport import CHUNK, remaining
 
-__all__ = ["InputChannel", "Stream"]
-
-# Inbound bytes beyond which the reader thread stops reading; it goes on at a quarter.
-HIGH_WATER = 2**20
+__all__ = ["InputChannel"]
 
 # The bits of a result of syncws_receive() that are not a length.
 _RESULT = (1 << lib.SYNCWS_LENGTH_SHIFT) - 1
@@ -73,81 +55,10 @@ def _free_scratch() -> Any:
     return new_scratch() if scratch.unclaimed else scratch
 
 
-class Stream:
-    """One message in pieces. The owner of the channel fills it, one thread empties it."""
+class InputChannel(DeliveryChannel):
+    """The reading half. All methods may be called by any thread unless they say otherwise."""
 
-    # What becomes of it.
-    WANTED = 0  # its iterator goes on
-    DROPPED = 1  # its iterator was left in the middle, or has ended
-    KEPT = 2  # its iterator was left before its first piece: recv() gets all of it
-
-    __slots__ = ("fate", "finished", "pieces", "taken")
-
-    def __init__(self) -> None:
-        self.pieces: collections.deque[Record] = collections.deque()
-        # Whether its last piece came; set by the owner.
-        self.finished = False
-        # Set by the thread that empties it.
-        self.taken = False
-        self.fate = Stream.WANTED
-
-    def whole(self, more: list[Record]) -> list[str | bytes]:
-        """The message of its pieces and ``more``, in a list."""
-        pieces = [*self.pieces, *more]
-        data = b"".join(piece.data for piece in pieces)
-        return [data.decode() if pieces[0].opcode == Opcode.TEXT else data]
-
-
-class InputChannel(OutputChannel):
-    """The reading half. All methods may be called by any thread unless they say otherwise.
-
-    Args:
-        transport: What moves the bytes; ours from now on.
-        side: Which end we are.
-        reader: The reader thread that looks after it.
-        options: Limits and timeouts.
-    """
-
-    __slots__ = (
-        "_inbound_bytes",
-        "_paused_length",
-        "decoder",
-        "end",
-        "inbound",
-        "incoming",
-        "queued",
-        "side",
-        "streaming",
-    )
-
-    def __init__(self, transport: Transport, side: Side, reader: Reader, options: Options) -> None:
-        super().__init__(transport, side, reader, options)
-        self.side = side
-        # Belongs to the owner of the channel; C uses it without a lock.
-        self.decoder = lib.syncws_channel_decoder(self.c)
-        lib.syncws_decoder_init(
-            self.decoder,
-            side,
-            limit(options.max_frame_size),
-            limit(options.max_size),
-            limit(options.max_fragments),
-        )
-        # Whole messages; appended to by the owner, popped by any thread without a lock.
-        self.inbound: collections.deque[str | bytes] = collections.deque()
-        # Pops them; raises IndexError if there is none. A `for` over it takes a message
-        # without a call: the interpreter looks for signals after calls, and the result of
-        # one that is interrupted there is lost.
-        self.queued: Iterator[str | bytes] = iter(self.inbound.popleft, None)
-        # An upper bound of their size: what was delivered since the last exact count.
-        self._inbound_bytes = 0
-        # The queue's length when the reader thread last asked whether to go on.
-        self._paused_length = -1
-        # The owner's: the message that comes in pieces, until its last one came.
-        self.incoming: Stream | None = None
-        # The message of the last recv_streaming(), if it may be under way.
-        self.streaming: Stream | None = None
-        # How the input ended: a close frame's payload or an exception. Set by the owner.
-        self.end: bytes | BaseException | None = None
+    __slots__ = ()
 
     def feed(self, data: bytes) -> None:
         """Decodes bytes that came by another way: behind the opening handshake."""
@@ -163,10 +74,6 @@ class InputChannel(OutputChannel):
 
     def finish_input(self) -> None:
         """Acts on the end of the input."""
-        raise NotImplementedError
-
-    def control(self, record: Record) -> None:
-        """Acts on a ping, pong or close frame (the owner)."""
         raise NotImplementedError
 
     def receive(self, code: int, scratch: Any, deadline: float | None) -> str | bytes:
@@ -205,17 +112,6 @@ class InputChannel(OutputChannel):
                 continue
             code = lib.syncws_receive(self.c, scratch, milliseconds)
 
-    def take_queued(self) -> str | bytes | None:
-        """A message of the inbound queue, or ``None`` after telling C that it is empty."""
-        generation = lib.syncws_generation(self.c)
-        try:
-            # It never ends: an empty queue raises.
-            for message in self.queued:  # pragma: no branch
-                return message
-        except IndexError:
-            lib.syncws_seen_empty(self.c, generation)
-        return None
-
     def raise_ended(self, code: int) -> None:
         """Raises if ``code`` says that nothing will come any more."""
         if code == lib.SYNCWS_PARKED:
@@ -241,13 +137,6 @@ class InputChannel(OutputChannel):
             lib.SYNCWS_GOT_BINARY,
         ):
             self.put_back(take_single(scratch))
-
-    def put_back(self, message: str | bytes) -> None:
-        """Puts a message first in the queue that nobody got to see."""
-        try:
-            self.inbound.appendleft(message)
-        finally:
-            lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
 
     def read_once(self, mode: int, milliseconds: int, stream: Stream | None = None) -> int:
         """Takes ownership, reads once, delivers, leaves; why not, if it could not.
@@ -355,131 +244,6 @@ class InputChannel(OutputChannel):
         with Waiter((self,)) as waiter:
             if lib.syncws_follow(self.c, mode):
                 waiter.wait(remaining(deadline))
-
-    # -- delivery (the owner) -----------------------------------------------------
-
-    def _digest(self, scratch: Any, code: int) -> None:
-        """Delivers what a read brought, and notes how the input ended, if it did."""
-        while code in (lib.SYNCWS_RECORDS, lib.SYNCWS_RECORDS_MORE, lib.SYNCWS_RECORDS_FAILED):
-            if scratch.unclaimed != 1:
-                break
-            self._deliver(scratch)
-            if self.decoder.handed_out:
-                # An idle connection keeps no memory for its biggest message.
-                lib.syncws_decoder_reclaim(self.decoder)
-            if code != lib.SYNCWS_RECORDS_MORE:
-                break
-            code = lib.syncws_decode_rest(self.c, scratch)
-        if self.end is not None:
-            return
-        if self.decoder.failure:  # whatever `code` is: an interrupt may have come before
-            self.end = failure_error(self.decoder)
-        elif code == lib.SYNCWS_END_OF_STREAM:
-            self.end = EOFError("the connection ended without a close frame")
-        elif code == lib.SYNCWS_READ_FAILED:
-            cause = self.closing.cause
-            self.end = (
-                cause
-                if isinstance(cause, OSError)
-                else OSError(scratch.error_number, "reading from the connection failed")
-            )
-
-    def _deliver(self, scratch: Any) -> None:
-        messages: list[str | bytes] = []
-        pieces: list[Record] = []
-        size = 0
-        for record in read_records(scratch):
-            kind = record.kind
-            if kind == lib.SYNCWS_RUN:
-                messages += record.data
-                size += sum(map(len, record.data))
-            elif kind == lib.SYNCWS_MESSAGE:
-                messages.append(record.data)
-                size += len(record.data)
-            elif kind == lib.SYNCWS_CONTROL:
-                self.control(record)
-            else:
-                pieces.append(record)
-                size += len(record.data)
-        if self.closing.sent is not None and self._over(HIGH_WATER):
-            messages = []  # nobody may ever take them, and the close frame must be reached
-        inbound, stream = self.inbound, self.incoming
-        finished = bool(pieces) and pieces[-1].last
-        while stream is not None:
-            fate = stream.fate
-            # Whole messages can only have come after the last piece.
-            kept = stream.whole(pieces) + messages if finished and fate == Stream.KEPT else messages
-            # No call from here on, so no signal handler and no other thread in between.
-            if stream.fate != fate:
-                continue
-            inbound += kept
-            if fate != Stream.DROPPED:
-                stream.pieces += pieces
-            scratch.unclaimed = 0
-            self._inbound_bytes += size
-            if finished:
-                stream.finished = True
-                self.incoming = None
-            return
-        inbound += messages
-        scratch.unclaimed = 0
-        self._inbound_bytes += size
-
-    def _queued_pieces(self) -> tuple[Record, ...]:
-        stream = self.incoming
-        return () if stream is None else tuple(stream.pieces)
-
-    def _over(self, high: int) -> bool:
-        """Whether the inbound queue is above ``high`` bytes or ``max_queue`` messages."""
-        queued = len(self.inbound) + len(self._queued_pieces())
-        if self.options.max_queue is not None and queued >= self.options.max_queue:
-            # While a sender waits, bytes are what counts.
-            if not self.senders:
-                return True
-        if self._inbound_bytes <= high:
-            return False
-        pieces = sum(len(piece.data) for piece in self._queued_pieces())
-        self._inbound_bytes = sum(map(len, tuple(self.inbound))) + pieces
-        return self._inbound_bytes > high
-
-    def _should_pause(self) -> bool:
-        if self.closing.sent is not None or self.write_error is not None:
-            return False
-        # Two peers that both send before they read must both finish.
-        return self._over(limit(self.options.max_size) if self.senders else HIGH_WATER)
-
-    @contextlib.contextmanager
-    def reading_on(self) -> Iterator[None]:
-        """As long as a sender would, a thread that waits for the end keeps it being read."""
-        thread = threading.get_ident()
-        try:
-            self.senders.add(thread)
-            self.resume_reading()
-            yield
-        finally:
-            self.senders.discard(thread)
-
-    def resume_reading(self) -> None:
-        """Reading goes on although the inbound queue is full."""
-        if lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED and not self._should_pause():
-            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
-
-    def _check_paused(self) -> bool:
-        """Every tick of the reader while paused: True when it need not ask again."""
-        if not lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED:
-            return True
-        # Set by threads that ask for the input without taking any of it.
-        urgent = bool(self.senders or self.closing.sent or self.write_error)
-        length = len(self.inbound) + len(self._queued_pieces())
-        if length == self._paused_length and not urgent:
-            return self.gone
-        self._paused_length = length
-        maximum = self.options.max_queue
-        low = maximum is None or length <= maximum // 4
-        if not self._should_pause() and (urgent or (low and not self._over(HIGH_WATER // 4))):
-            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
-            return True
-        return self.gone
 
     # -- the reader thread's reading ----------------------------------------------
 

@@ -1,14 +1,15 @@
 """Receiving one message in pieces.
 
-What belongs here: beginning, going on with and leaving a :class:`~.input.Stream`. What
+What belongs here: beginning, going on with and leaving a :class:`~.delivery.Stream`. What
 does not: how its pieces come in (:mod:`.input`).
 """
 
 from __future__ import annotations
 
+from .delivery import Stream
 from .exceptions import ConcurrencyError
 from .frames import Record, lib
-from .input import DELIVERED, PARKED, InputChannel, Stream
+from .input import DELIVERED, PARKED, InputChannel
 from .output import wait_milliseconds
 from .transport import remaining
 

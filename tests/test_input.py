@@ -19,10 +19,12 @@ from channels import (
 )
 from reliability.peer import BINARY, CLOSE, PING, PONG, TEXT, frame
 
+from syncws import delivery as delivery_module
 from syncws import input as input_module
+from syncws.delivery import Stream
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK
 from syncws.frames import ffi, lib, thread_scratch
-from syncws.input import InputChannel, Stream
+from syncws.input import InputChannel
 from syncws.transport import CHUNK, Transport
 
 MIXED = (
@@ -208,7 +210,7 @@ def test_a_delivery_between_the_two_looks_is_not_overlooked(
                 lib.syncws_set_flags(c, lib.SYNCWS_FLAG_QUEUED, 0)
             lib.syncws_seen_empty(c, generation)
 
-        interpose(monkeypatch, input_module, syncws_seen_empty=seen_empty)
+        interpose(monkeypatch, delivery_module, syncws_seen_empty=seen_empty)
         assert meeting.receive() == "late"
 
 

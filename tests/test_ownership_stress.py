@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from pairing import InThread, connection_over, eventually, frame
 
+import syncws.delivery as delivery_module
 import syncws.input as input_module
 import syncws.output as output_module
 from syncws.connection import Connection
@@ -81,7 +82,7 @@ class Pausing:
 @pytest.fixture
 def pausing(monkeypatch: pytest.MonkeyPatch) -> Pausing:
     slow = Pausing(random.randrange(2**32))
-    for module in (input_module, output_module):
+    for module in (delivery_module, input_module, output_module):
         monkeypatch.setattr(module, "lib", slow)
     digest = input_module.InputChannel._digest
 

@@ -10,11 +10,12 @@ import pytest
 from channels import InThread, Meeting, interpose, interrupted_after, owned_elsewhere
 from reliability.peer import BINARY, CLOSE, TEXT, frame
 
+from syncws import delivery as delivery_module
 from syncws import input as input_module
 from syncws import streaming as streaming_module
+from syncws.delivery import HIGH_WATER, Stream
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK
 from syncws.frames import Opcode, Record, lib
-from syncws.input import HIGH_WATER, Stream
 from syncws.transport import CHUNK
 
 BOUND = 10.0
@@ -172,7 +173,7 @@ def test_a_delivery_between_the_two_looks_is_not_overlooked(
                 lib.syncws_set_flags(c, lib.SYNCWS_FLAG_QUEUED, 0)
             lib.syncws_seen_empty(c, generation)
 
-        interpose(monkeypatch, input_module, syncws_seen_empty=seen_empty)
+        interpose(monkeypatch, delivery_module, syncws_seen_empty=seen_empty)
         assert meeting.channel.begin_stream(soon()) == "late"
 
 
@@ -340,8 +341,8 @@ def test_an_interrupted_beginning_leaves_nothing_behind(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Meeting() as meeting:
-        # Which of the two modules makes the call is of no interest here.
-        modules = (input_module, streaming_module)
+        # Which of the modules makes the call is of no interest here.
+        modules = (delivery_module, input_module, streaming_module)
         interpose(monkeypatch, *modules, **{step: interrupted_after(step)})
         with pytest.raises(KeyboardInterrupt):
             meeting.channel.begin_stream(soon())

@@ -1,4 +1,4 @@
-"""When reading stops, when it goes on, and what waits inside a transport meanwhile."""
+"""``syncws.delivery``: the inbound queue, and when reading stops and goes on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from channels import (
 )
 from reliability.peer import BINARY, CLOSE, TEXT, frame
 
+from syncws.delivery import HIGH_WATER
 from syncws.frames import Close, Side, lib
-from syncws.input import HIGH_WATER, InputChannel
+from syncws.input import InputChannel
 from syncws.transport import CHUNK
 
 MIB = 2**20
