@@ -151,7 +151,11 @@ class InputChannel(DeliveryChannel):
             if code == lib.SYNCWS_OK:
                 # Pieces may have come since the caller looked; from here on none can.
                 wait = stream is None or not (stream.pieces or stream.finished)
-                code = self._read(scratch, milliseconds if wait else 0)
+                if self.incoming is not None and self.decoder.buffer_length:
+                    # What C gathered before the message was wanted in pieces is the first one.
+                    code = lib.syncws_decode_input(self.c, scratch, 0)
+                else:
+                    code = self._read(scratch, milliseconds if wait else 0)
                 if code in _OWNED:
                     self._digest(scratch, code)
                     code = lib.SYNCWS_OK

@@ -177,6 +177,19 @@ def test_a_delivery_between_the_two_looks_is_not_overlooked(
         assert meeting.channel.begin_stream(soon()) == "late"
 
 
+def test_what_came_before_it_was_asked_for_is_the_first_piece() -> None:
+    """At once: the rest may take for ever."""
+    with Meeting() as meeting:
+        meeting.peer.send(frame(TEXT, b"first", fin=False))
+        assert meeting.channel.read_once(lib.SYNCWS_TAKE_WAIT, 5000) == lib.SYNCWS_OK
+        assert meeting.channel.begin_stream(soon()) is None
+        piece = meeting.channel.next_piece(soon())
+        assert (piece.data, piece.first, piece.last) == (b"first", True, False)
+        meeting.peer.send(frame(0, b"last"))
+        assert meeting.channel.next_piece(soon()).data == b"last"
+        meeting.channel.end_stream()
+
+
 # -- leaving it ------------------------------------------------------------------------
 
 
