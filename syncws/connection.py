@@ -7,7 +7,6 @@ cannot do (:mod:`.channel`).
 
 from __future__ import annotations
 
-import codecs
 import logging
 import time
 import uuid
@@ -19,7 +18,7 @@ from .exceptions import ConnectionClosedOK
 from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_local, thread_scratch
 from .http11 import Request, Response
 from .messages import control_payload, converted, fragment_frames, payload_of
-from .options import Options, check_timeout
+from .options import Options, check_flag, check_timeout
 from .protocol import State
 from .reader import Reader
 from .results import PingWaiter, Statistics
@@ -209,9 +208,12 @@ class Connection:
             ConcurrencyError: Called by a signal handler inside a call on this connection,
                 or during :meth:`recv_streaming`.
             UnicodeDecodeError: ``decode=True`` and the message is not UTF-8.
+            TypeError, ValueError: An argument makes no sense; nothing was received.
         """
         if decode is not None:
+            check_flag("decode", decode)
             return converted(self.recv(timeout), decode)
+        deadline = None if timeout is None else check_timeout(timeout)
         if self._inbound:
             try:
                 # Not a call: a Ctrl-C at its end would lose the message.
@@ -219,11 +221,7 @@ class Connection:
                     return message
             except IndexError:
                 pass  # another thread was faster
-        deadline = None
-        milliseconds = -1
-        if timeout is not None:
-            deadline = check_timeout(timeout)
-            milliseconds = min(int(timeout * 1000), 3_600_000)
+        milliseconds = -1 if timeout is None else int(min(timeout * 1000, 3_600_000))
         try:
             scratch = thread_local.scratch
         except AttributeError:
@@ -280,26 +278,18 @@ class Connection:
             timeout: Seconds for each piece; ``None`` waits.
 
         Raises:
+            TypeError, ValueError: An argument makes no sense; at once, unlike the others, which
+                the iterator raises.
             TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`recv`.
         """
-        channel = self._channel
-        whole = channel.begin_stream(check_timeout(timeout))
-        if whole is not None:
-            yield converted(whole, decode)
-            return
-        complete = False
-        decoder = None
-        try:
-            while not complete:
-                piece = channel.next_piece(check_timeout(timeout))
-                complete = piece.last
-                if decoder is None and (piece.opcode == Opcode.TEXT if decode is None else decode):
-                    decoder = codecs.getincrementaldecoder("utf-8")()
-                part = piece.data if decoder is None else decoder.decode(piece.data, complete)
-                if part or complete:
-                    yield part
-        finally:
-            channel.end_stream()
+        if decode is not None:
+            check_flag("decode", decode)
+        check_timeout(timeout)
+        return self._pieces(decode, timeout)
+
+    def _pieces(self, decode: bool | None, timeout: float | None) -> Iterator[str | bytes]:
+        # A generator of the connection, which must live as long as it.
+        yield from self._channel.pieces(decode, timeout)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterates over messages; ends when the connection is closed normally.
@@ -355,6 +345,7 @@ class Connection:
         else:
             return self._send_fragments(message, text, check_timeout(timeout))
         if text is not None:
+            check_flag("text", text)
             first_byte = _FIN_TEXT if text else _FIN_BINARY
         deadline = None if timeout is None else check_timeout(timeout)
         try:
@@ -368,6 +359,8 @@ class Connection:
     def _send_fragments(
         self, fragments: Iterable[str | Buffer], text: bool | None, deadline: float | None
     ) -> None:
+        if text is not None:
+            check_flag("text", text)
         if isinstance(fragments, dict):
             raise TypeError("message must not be a dict: send its values, or dump it first")
         try:

@@ -12,10 +12,12 @@ import os
 import socket
 import ssl
 import sys
+import threading
 import time
 
 __all__ = [
     "Options",
+    "check_flag",
     "check_integer",
     "check_logger",
     "check_path",
@@ -58,7 +60,18 @@ def check_timeout(timeout: float | None) -> float | None:
         )
     if not timeout >= 0:
         raise ValueError(f"timeout must not be negative, not {timeout!r}")
-    return time.monotonic() + timeout
+    # What no clock reaches is no bound, and infinity would not do as a number of milliseconds.
+    return None if timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
+
+
+def check_flag(name: str, value: bool) -> None:
+    """A choice of the caller's that is not left open.
+
+    Raises:
+        TypeError: Not a bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True, False or None, not {type(value).__name__}")
 
 
 def check_integer(name: str, value: int, least: int, most: int | None = None) -> None:

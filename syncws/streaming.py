@@ -6,10 +6,15 @@ does not: how its pieces come in (:mod:`.input`).
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Iterator
+
 from .delivery import Stream
 from .exceptions import ConcurrencyError
-from .frames import Record, lib
+from .frames import Opcode, Record, lib
 from .input import DELIVERED, PARKED, InputChannel
+from .messages import converted
+from .options import check_timeout
 from .output import wait_milliseconds
 from .transport import remaining
 
@@ -20,6 +25,30 @@ class StreamingChannel(InputChannel):
     """The reading half with messages in pieces."""
 
     __slots__ = ()
+
+    def pieces(self, decode: bool | None, timeout: float | None) -> Iterator[str | bytes]:
+        """The next message in pieces, as :meth:`Connection.recv_streaming` gives them.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
+        """
+        whole = self.begin_stream(check_timeout(timeout))
+        if whole is not None:
+            yield converted(whole, decode)
+            return
+        complete = False
+        decoder = None
+        try:
+            while not complete:
+                piece = self.next_piece(check_timeout(timeout))
+                complete = piece.last
+                if decoder is None and (piece.opcode == Opcode.TEXT if decode is None else decode):
+                    decoder = codecs.getincrementaldecoder("utf-8")()
+                part = piece.data if decoder is None else decoder.decode(piece.data, complete)
+                if part or complete:
+                    yield part
+        finally:
+            self.end_stream()
 
     def begin_stream(self, deadline: float | None) -> str | bytes | None:
         """Asks for the next message in pieces; the whole of it if it is queued already.

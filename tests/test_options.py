@@ -9,7 +9,14 @@ import time
 
 import pytest
 
-from syncws.options import Options, check_logger, check_path, check_seconds, check_timeout
+from syncws.options import (
+    Options,
+    check_flag,
+    check_logger,
+    check_path,
+    check_seconds,
+    check_timeout,
+)
 
 SECONDS = ["ping_interval", "ping_timeout", "close_timeout"]
 SIZES = ["max_size", "max_frame_size", "max_fragments", "max_queue", "write_limit"]
@@ -83,6 +90,13 @@ def test_check_timeout_gives_a_monotonic_deadline() -> None:
     assert deadline is not None
     assert before + 5 <= deadline <= time.monotonic() + 5
     assert check_timeout(None) is None
+    assert check_timeout(math.inf) is None
+
+
+def test_check_flag() -> None:
+    check_flag("decode", True)
+    with pytest.raises(TypeError, match="decode must be True, False or None, not int"):
+        check_flag("decode", 1)  # type: ignore[arg-type]  # that is the test
 
 
 @pytest.mark.parametrize("timeout", ["1", True, None.__class__])

@@ -1,0 +1,57 @@
+"""The arguments of a connection's methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pairing import PATIENCE, Pair, frame
+
+from syncws.frames import FrameDecoder, Opcode, Side
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with Pair(close_timeout=2) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [(-1, ValueError), (math.nan, ValueError), ("1", TypeError)]
+)
+def test_timeouts_are_checked(pair: Pair, timeout: Any, error: type[Exception]) -> None:
+    for call in (
+        pair.connection.recv,
+        pair.connection.recv_many,
+        lambda timeout: pair.connection.recv_streaming(timeout=timeout),
+        lambda timeout: pair.connection.send("x", timeout=timeout),
+        lambda timeout: pair.connection.send(["x"], timeout=timeout),
+        pair.connection.wait_closed,
+        pair.connection.ping().wait,
+    ):
+        with pytest.raises(error, match="timeout"):
+            call(timeout)  # type: ignore[operator]  # seven signatures, one call
+    (record,) = FrameDecoder(Side.SERVER).feed(pair.peer.recv(65536))
+    assert record.opcode == Opcode.PING, "nothing was sent"
+
+
+def test_a_bad_argument_costs_no_message_that_is_queued(pair: Pair) -> None:
+    pair.peer.sendall(frame(1, b"one") + frame(1, b"two"))
+    assert pair.connection.recv(PATIENCE) == "one"
+    with pytest.raises(ValueError, match="timeout"):
+        pair.connection.recv(timeout=-1)
+    with pytest.raises(ValueError, match="timeout"):
+        pair.connection.recv_many(timeout=-1)
+    with pytest.raises(TypeError, match="decode"):
+        pair.connection.recv(decode="utf-8")  # type: ignore[arg-type]  # that is the test
+    assert pair.connection.recv(timeout=0) == "two"
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**400], ids=["inf", "1e300", "10**400"])
+def test_a_timeout_that_no_clock_reaches_waits(pair: Pair, timeout: float) -> None:
+    pair.peer.sendall(frame(1, b"x") + frame(1, b"y", fin=False) + frame(0, b"z"))
+    assert pair.connection.recv(timeout) == "x"
+    assert "".join(map(str, pair.connection.recv_streaming(timeout=timeout))) == "yz"
+    pair.connection.send("x", timeout=timeout)
