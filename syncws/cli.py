@@ -35,6 +35,9 @@ PROMPT = "> "
 # What a terminal obeys (C0, DEL, C1), and what reorders the text around it.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _ERASE_LINE = "\r\x1b[K"
+# A message that came between two lines has shown a prompt already. readline counts what
+# stands between these marks as no column.
+_UNCOUNTED = "\x01{}\x02"
 # As much of a binary message as fits on a line.
 _SHOWN_BYTES = 32
 _LINGER = 1.0
@@ -207,7 +210,7 @@ class _Conversation:
 
     def _send_lines(self) -> None:
         try:
-            for line in _typed_lines() if self.interactive else _piped_lines():
+            for line in self._typed_lines() if self.interactive else _piped_lines():
                 try:
                     self.connection.send(line if isinstance(line, str) else line.decode())
                 except UnicodeError:
@@ -218,18 +221,18 @@ class _Conversation:
         except ConnectionClosed:
             pass  # the main thread reports it
 
+    def _typed_lines(self) -> Iterator[str]:
+        erase = _ERASE_LINE if self.readline is None else _UNCOUNTED.format(_ERASE_LINE)
+        with contextlib.suppress(EOFError):
+            while True:
+                yield input(erase + PROMPT)
+
     def _linger(self) -> None:
         """Waits for answers to what was sent."""
         seen = -1
         while seen != self.received and self.connection.connected:
             seen = self.received
             self.connection.wait_closed(self.linger)
-
-
-def _typed_lines() -> Iterator[str]:
-    with contextlib.suppress(EOFError):
-        while True:
-            yield input(PROMPT)
 
 
 def _piped_lines() -> Iterator[bytes]:

@@ -144,6 +144,42 @@ def test_a_message_that_comes_while_a_line_is_typed(terminal: Terminal) -> None:
     assert received == ["hallo"]
 
 
+@pytest.mark.parametrize("missing", [None, "readline"])
+def test_a_greeting_that_comes_at_once_leaves_one_prompt(
+    terminal: Terminal, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the greeting or the prompt is first, the prompt stands once on the last line."""
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+    greeted = threading.Event()
+    typed_lines = cli._Conversation._typed_lines
+
+    def late(conversation: cli._Conversation) -> Iterator[str]:
+        greeted.wait(PATIENCE)
+        return typed_lines(conversation)
+
+    monkeypatch.setattr(cli._Conversation, "_typed_lines", late)
+    shown = []
+
+    def person() -> None:
+        terminal.expect("< hi\r\n> ")
+        greeted.set()
+        shown.append(terminal.expect("> "))
+        terminal.type("\x04")
+        terminal.expect("Connection closed: sent 1000")
+
+    def handler(ws: syncws.Connection) -> None:
+        ws.send("hi")
+        ws.wait_closed(PATIENCE)
+
+    typing = threading.Thread(target=person)
+    typing.start()
+    with serving(handler) as url, standard_streams(terminal):
+        assert cli.main([url]) == 0
+    typing.join()
+    assert shown[0].translate({1: None, 2: None}) == "\r\x1b[K> "
+
+
 def test_the_terminal_is_left_as_it_was(terminal: Terminal) -> None:
     """Although the connection ends while a line is being edited."""
     prompted = threading.Event()
