@@ -80,6 +80,8 @@ class Opening:
         self._abandoned = False
         # What is written now can be read: the TLS handshake is complete, or there is none.
         self._secured = context is None
+        # Some of a request has come.
+        self._asking = False
         self._closed = False
         self._leaving = False
         self._farewell = b""
@@ -98,7 +100,7 @@ class Opening:
         if self._sock.family != getattr(socket, "AF_UNIX", None):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.deadline is not None:
-            self._timer = self.reader.call_at(self.deadline, self.close)
+            self._timer = self.reader.call_at(self.deadline, self._give_up)
         if self._context is None:
             self._transport = Transport(self._sock)
             self._watch(READ, self._read)
@@ -124,6 +126,13 @@ class Opening:
             self.reader.unwatch(self._sock.fileno())
             self._farewell = response.serialize()
             self._send_farewell()
+
+    def _give_up(self) -> None:
+        """At the deadline: a peer that has begun a request is told (RFC 9110 section 15.5.9)."""
+        if self._asking:
+            self.turn_away(error_response(408, "The request did not arrive in time."))
+        else:
+            self.close()
 
     def close(self) -> None:
         """Closes the socket at once. Idempotent."""
@@ -195,6 +204,7 @@ class Opening:
             if not data:
                 self.close()
                 return
+            self._asking = True
             try:
                 request = self._parser.feed(data)
             except InvalidMessage as error:
