@@ -39,6 +39,10 @@ missing_chromium() {
     command -v chromium >/dev/null || echo chromium
 }
 
+missing_openssl() {
+    command -v openssl >/dev/null || echo openssl
+}
+
 missing_packages() {
     local group
     for group in "$@"; do

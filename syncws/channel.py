@@ -25,7 +25,7 @@ from .output import adopt_main_thread
 from .protocol import State
 from .reader import READ, WRITE, Reader, Timer
 from .streaming import StreamingChannel
-from .transport import CHUNK, Transport
+from .transport import CHUNK, STALLED_TICK, Transport
 
 __all__ = ["Channel", "Pending"]
 
@@ -68,6 +68,7 @@ class Channel(StreamingChannel):
         "_grace_timer",
         "_half_closed",
         "_keepalive_timer",
+        "_stall_timer",
         "_unsent_close",
         "abandoned",
         "hurry",
@@ -93,6 +94,7 @@ class Channel(StreamingChannel):
         self._close_timer: Timer | None = None
         self._grace_timer: Timer | None = None
         self._keepalive_timer: Timer | None = None
+        self._stall_timer: Timer | None = None
         # Set by the public object's finalizer, which takes no lock.
         self.abandoned = False
         # Set by who waits for the end: it is acted on without grace.
@@ -334,6 +336,13 @@ class Channel(StreamingChannel):
         if self.end is not None:
             return self._park()
         interest = lib.syncws_look(self.c)
+        if interest > 0 and interest & WRITE and self.transport.stalled:
+            # The selector would report room again and again.
+            interest &= ~WRITE
+            lib.syncws_unwatched(self.c)
+            if self._stall_timer is None:
+                when = time.monotonic() + STALLED_TICK
+                self._stall_timer = self.reader.call_at(when, self._ask_again)
         if interest > 0:
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
         flags = lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_ARMED | lib.SYNCWS_FLAG_PAUSED)
@@ -344,8 +353,17 @@ class Channel(StreamingChannel):
                 # What the transport holds already, no selector will report.
                 self.reader.call_soon(self.on_ready, READ)
 
+    def _ask_again(self) -> None:
+        self._stall_timer = None
+        self.on_ready(WRITE)
+
     def _forget(self) -> None:
-        for timer in (self._close_timer, self._grace_timer, self._keepalive_timer):
+        for timer in (
+            self._close_timer,
+            self._grace_timer,
+            self._keepalive_timer,
+            self._stall_timer,
+        ):
             if timer is not None:
                 timer.cancel()
         self.transport.close()
@@ -403,7 +421,7 @@ class Channel(StreamingChannel):
         if ended or self._discarded > _DISCARD_LIMIT:
             self.abort()
         elif not self.gone:
-            interest = READ | WRITE if waiting else READ
+            interest = READ | WRITE if waiting and not self.transport.stalled else READ
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
 
     def _discard(self) -> bool:

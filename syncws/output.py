@@ -26,7 +26,7 @@ from .messages import split_message
 from .options import Options
 from .protocol import ClosingHandshake
 from .reader import Reader, new_token, wait_for_exit
-from .transport import Transport, remaining
+from .transport import STALLED_TICK, Transport, remaining
 
 __all__ = ["OutputChannel", "Waiter", "wait_milliseconds"]
 
@@ -383,6 +383,9 @@ class OutputChannel:
             self.senders.add(thread)
             self.resume_reading()
             result = lib.syncws_wait_writable(self.c, wait_milliseconds(deadline))
+            if self.transport.stalled:
+                with Waiter((self,)) as waiter:
+                    waiter.wait(STALLED_TICK)
         finally:
             self.senders.discard(thread)
         if result == lib.SYNCWS_GONE:

@@ -38,6 +38,8 @@ PYTHON_IO = os.environ.get("SYNCWS_IO", "") == "python" or not hasattr(select, "
 CHUNK = 65536
 # A peer that makes us buffer more TLS records than this without taking any is given up.
 _UNSENT_LIMIT = 4 * CHUNK
+# How often a stalled transport is asked again, in seconds.
+STALLED_TICK = 0.02
 
 
 def remaining(deadline: float | None) -> float | None:
@@ -73,6 +75,8 @@ class Transport:
     """
 
     tls: ssl.SSLObject | None = None
+    # Nothing can be sent before something was received, whatever room the socket has.
+    stalled = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -306,10 +310,18 @@ class TLSTransport(Transport):
         if not self.flush():
             return 0
         view = memoryview(data)[:CHUNK]
-        if not view:
+        # While it renegotiates, writing reads handshake messages, and would fail on data.
+        if not view or (self.stalled and self._incoming.pending):
             return 0
-        count = self.tls.write(view)
-        self.flush()
+        try:
+            count = self.tls.write(view)
+            self.stalled = False
+        except ssl.SSLWantReadError:
+            # TLS 1.2 renegotiates (RFC 5246 section 7.4.1.1): the peer has to answer first.
+            count = 0
+            self.stalled = True
+        # What it has to say itself may still wait for the socket as usual.
+        self.stalled = self.flush() and self.stalled
         return count
 
     def pending(self) -> bool:
