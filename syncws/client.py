@@ -1,30 +1,29 @@
 """``connect()``: from a URI to an open connection, before one deadline.
 
-What belongs here: the order of the steps (name, TCP, TLS, request, response), the default
-TLS context, and errors that say which step failed. What does not: how each step works
-(:mod:`.dialing`, :mod:`.transport`, :mod:`.client_handshake`).
+What belongs here: the order of the steps (name, TCP, TLS, request, response), and errors
+that say which step failed. What does not: how each step works (:mod:`.dialing`, :mod:`.tls`,
+:mod:`.transport`, :mod:`.exchange`, :mod:`.client_handshake`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 import ssl as ssl_module
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .client_handshake import USER_AGENT, ClientHandshake
 from .connection import Connection
 from .dialing import connect_tcp, connect_unix, resolve
+from .exchange import Budget, exchange
 from .frames import Side
 from .headers import HeadersLike
-from .http11 import Response, ResponseParser
+from .http11 import ResponseParser
 from .options import Options, check_logger, check_path, check_seconds, check_socket
 from .reader import client_reader
+from .tls import certificate_name, check_client_context, check_hostname, default_context
 from .transport import TLSTransport, Transport
 from .uri import WebSocketURI, parse_uri
 
@@ -32,10 +31,6 @@ __all__ = ["connect", "unix_connect"]
 
 _DEFAULTS = Options()
 _OPEN_TIMEOUT = 10.0
-
-# Guards the next line. Reading the certificates of the system takes tens of milliseconds.
-_context_lock = threading.RLock()  # a signal handler may connect, too
-_default_context: ssl_module.SSLContext | None = None
 
 
 def connect(
@@ -77,7 +72,8 @@ def connect(
             connection from then on, and is closed if connecting fails.
         ssl: Rules and certificates for ``wss://``. Default: TLS 1.2 at least, the
             certificate and the host name verified against the certificates of the system
-            and those of certifi, all read once per process.
+            and those of certifi, all read once per process. A context with a certificate
+            of ours (``load_cert_chain()``) shows it to a server that asks for one.
         server_hostname: Whom the server's certificate must name; default: the URI's host.
         origin: The ``Origin`` header; default: none.
         subprotocols: In order of preference; default: none.
@@ -138,11 +134,13 @@ def connect(
             max_queue=max_queue,
             write_limit=write_limit,
         )
-        budget = _Budget(open_timeout)
+        budget = Budget(open_timeout)
         if sock is None:
             sock = _dial(target, budget)
         transport = _secure(sock, target, context, server_hostname, budget)
-        response, early_data = _exchange(transport, handshake, budget)
+        parser = ResponseParser()
+        response = exchange(transport, handshake.request, parser, budget, "the opening handshake")
+        handshake.check_response(response)
     except BaseException:
         if sock is not None:
             sock.close()
@@ -156,7 +154,7 @@ def connect(
         request=handshake.request,
         response=response,
         subprotocol=handshake.subprotocol,
-        early_data=early_data,
+        early_data=parser.rest,
         logger=logging.getLogger("syncws.client") if logger is None else logger,
     )
 
@@ -183,7 +181,7 @@ def unix_connect(
     path = check_path(path)
     open_timeout = options.get("open_timeout", _OPEN_TIMEOUT)
     check_seconds("open_timeout", open_timeout)
-    budget = _Budget(open_timeout)
+    budget = Budget(open_timeout)
     with budget.step("connecting to the Unix socket"):
         sock = connect_unix(path, budget.deadline)
     try:
@@ -191,25 +189,6 @@ def unix_connect(
     except TypeError:
         sock.close()  # an unknown option: connect() was not even called
         raise
-
-
-class _Budget:
-    """The one deadline of all steps."""
-
-    def __init__(self, open_timeout: float | None) -> None:
-        self.open_timeout = open_timeout
-        self.deadline = None if open_timeout is None else time.monotonic() + open_timeout
-
-    @contextlib.contextmanager
-    def step(self, doing: str) -> Iterator[None]:
-        """Makes a :exc:`TimeoutError` say what was going on."""
-        try:
-            yield
-        except TimeoutError as error:
-            if self.deadline is None or time.monotonic() < self.deadline:
-                raise  # ETIMEDOUT: the kernel gave up
-            text = f"timed out while {doing} (open_timeout={self.open_timeout} s for everything)"
-            raise TimeoutError(text) from error
 
 
 def _check_tls(
@@ -222,26 +201,11 @@ def _check_tls(
                 raise ValueError(f"{name} is for wss:// URIs, and this one is ws://")
         return None
     if server_hostname is not None:
-        _check_hostname(server_hostname)
+        check_hostname("server_hostname", server_hostname)
     if context is None:
         return default_context()
-    if not isinstance(context, ssl_module.SSLContext):
-        raise TypeError(f"ssl must be an ssl.SSLContext, not {type(context).__name__}")
-    if context.protocol == ssl_module.PROTOCOL_TLS_SERVER:
-        raise ValueError("ssl must be a client-side context: ssl.PROTOCOL_TLS_CLIENT")
+    check_client_context("ssl", context)
     return context
-
-
-def _check_hostname(server_hostname: str) -> None:
-    """Refuses at once what the TLS handshake would refuse after connecting."""
-    if not isinstance(server_hostname, str):
-        raise TypeError(f"server_hostname must be a str, not {type(server_hostname).__name__}")
-    try:
-        name = server_hostname.encode("idna")
-    except UnicodeError:
-        name = b""
-    if not name or b"\0" in name:
-        raise ValueError("server_hostname is not a valid name")
 
 
 def _check_connected(sock: socket.socket) -> None:
@@ -255,25 +219,7 @@ def _check_connected(sock: socket.socket) -> None:
             raise ValueError("sock must be connected") from None
 
 
-def default_context() -> ssl_module.SSLContext:
-    """The context of ``wss://`` without ``ssl=``; the same object each time."""
-    global _default_context
-    with _context_lock:
-        if _default_context is None:
-            # Here and not above: it takes a sixth of the time to import the package, and
-            # most programs bring their own context or speak to a plain server.
-            import certifi
-
-            context = ssl_module.create_default_context()
-            context.minimum_version = ssl_module.TLSVersion.TLSv1_2
-            context.load_verify_locations(cafile=certifi.where())
-            # RFC 7301: a server that speaks HTTP/2, too, must not choose it.
-            context.set_alpn_protocols(["http/1.1"])
-            _default_context = context
-        return _default_context
-
-
-def _dial(uri: WebSocketURI, budget: _Budget) -> socket.socket:
+def _dial(uri: WebSocketURI, budget: Budget) -> socket.socket:
     try:
         with budget.step(f"resolving {uri.host}"):
             addresses = resolve(uri.host, uri.port, budget.deadline)
@@ -290,36 +236,12 @@ def _secure(
     uri: WebSocketURI,
     context: ssl_module.SSLContext | None,
     server_hostname: str | None,
-    budget: _Budget,
+    budget: Budget,
 ) -> Transport:
     if context is None:
         return Transport(sock)
-    if server_hostname is None:
-        # Certificates know neither the dot of the root nor the zone of an address.
-        server_hostname = uri.host.partition("%")[0].rstrip(".")
-    transport = TLSTransport(sock, context, server_hostname=server_hostname)
+    name = certificate_name(uri.host) if server_hostname is None else server_hostname
+    transport = TLSTransport(sock, context, server_hostname=name)
     with budget.step("in the TLS handshake"):
         transport.complete_handshake(budget.deadline)
     return transport
-
-
-def _exchange(
-    transport: Transport, handshake: ClientHandshake, budget: _Budget
-) -> tuple[Response, bytes]:
-    """Sends the request; the response, checked, and what came behind it."""
-    with budget.step("sending the request of the opening handshake"):
-        transport.send_before(handshake.request.serialize(), budget.deadline)
-    parser = ResponseParser()
-    response: Response | None = None
-    with budget.step("waiting for the response to the opening handshake"):
-        while response is None:
-            try:
-                data = transport.receive_before(budget.deadline)
-            except OSError:
-                # The status says more than a timeout or a reset inside the body.
-                if not parser.head_complete:
-                    raise
-                data = b""
-            response = parser.feed(data) if data else parser.feed_eof()
-    handshake.check_response(response)
-    return response, parser.rest

@@ -196,6 +196,8 @@ def _begin(address: Address) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # For programs that turn our keepalive off: the kernel finds dead peers, if slowly.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
             sock.connect(address.sockaddr)
         except (BlockingIOError, InterruptedError):

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "syncws"
 LONGEST = 500
 # A run-time dependency beside the standard library has to be written down here first. trustme is
 # an extra, for the demo alone.
-THIRD_PARTY = {"certifi": {"client"}, "cffi": {"frames"}, "trustme": {"cli", "demo"}}
+THIRD_PARTY = {"certifi": {"tls"}, "cffi": {"frames"}, "trustme": {"cli", "demo"}}
 # Both are lists of names or of one call, with nothing to test by themselves.
 WITHOUT_TESTS = {"__init__", "__main__", "version"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))

@@ -398,13 +398,3 @@ def test_tls_to_a_server_that_does_not_speak_it(
     server = scripted(lambda sock: sock.sendall(b"SSH-2.0-OpenSSH\r\n"))
     with pytest.raises(ssl.SSLError):
         syncws.connect(server.uri.replace("ws:", "wss:"), ssl=client_context)
-
-
-def test_the_default_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_default_context", None)
-    context = client.default_context()
-    assert context is client.default_context()
-    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
-    assert context.check_hostname
-    assert context.verify_mode == ssl.CERT_REQUIRED
-    assert context.cert_store_stats()["x509_ca"] > 50  # certifi's

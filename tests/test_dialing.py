@@ -208,6 +208,7 @@ def test_connects_without_delay_and_without_nagle(listener: socket.socket) -> No
     with connect_tcp([address_of(listener)], soon()) as sock:
         assert sock.getpeername() == listener.getsockname()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert not sock.getblocking()
 
 
