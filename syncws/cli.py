@@ -139,7 +139,7 @@ def _client(options: argparse.Namespace) -> int:
             additional_headers=options.header,
             ping_interval=options.ping_interval or None,
         )
-    except (WebSocketError, OSError, ValueError) as error:
+    except (WebSocketError, OSError, ValueError, ImportError) as error:
         _say(f"Cannot connect: {error}")
         return 1
     with _terminal_kept():

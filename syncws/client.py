@@ -1,8 +1,7 @@
 """``connect()``: from a URI to an open connection, before one deadline.
 
-What belongs here: the order of the steps (name, TCP, TLS, request, response), and errors
-that say which step failed. What does not: how each step works (:mod:`.dialing`, :mod:`.tls`,
-:mod:`.transport`, :mod:`.exchange`, :mod:`.client_handshake`).
+What belongs here: the arguments, and the order of what is done with them. What does not:
+the way to the server (:mod:`.reaching`), and what is said there (:mod:`.client_handshake`).
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ import os
 import socket
 import ssl as ssl_module
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .client_handshake import USER_AGENT, ClientHandshake
 from .connection import Connection
-from .dialing import connect_tcp, connect_unix, resolve
+from .dialing import connect_unix
 from .exchange import Budget, exchange
 from .frames import Side
 from .headers import HeadersLike
 from .http11 import ResponseParser
 from .options import Options, check_logger, check_path, check_seconds, check_socket
+from .reaching import make_route, reach, secure
 from .reader import client_reader
-from .tls import certificate_name, check_client_context, check_hostname, default_context
-from .transport import TLSTransport, Transport
-from .uri import WebSocketURI, parse_uri
+from .transport import Transport
+from .uri import parse_uri
 
 __all__ = ["connect", "unix_connect"]
 
@@ -39,6 +38,9 @@ def connect(
     sock: socket.socket | None = None,
     ssl: ssl_module.SSLContext | None = None,
     server_hostname: str | None = None,
+    proxy: str | Literal[True] | None = True,
+    proxy_ssl: ssl_module.SSLContext | None = None,
+    proxy_server_hostname: str | None = None,
     origin: str | None = None,
     subprotocols: Sequence[str] | None = None,
     additional_headers: HeadersLike | None = None,
@@ -75,12 +77,18 @@ def connect(
             and those of certifi, all read once per process. A context with a certificate
             of ours (``load_cert_chain()``) shows it to a server that asks for one.
         server_hostname: Whom the server's certificate must name; default: the URI's host.
+        proxy: ``"http://user:password@host:port"``, or ``https``, ``socks4``, ``socks4a``,
+            ``socks5`` or ``socks5h`` instead of ``http``; ``None``: none. ``True``: the
+            one that the environment names (``wss_proxy``, ``https_proxy``, ..., except
+            for hosts in ``no_proxy``), if any. SOCKS needs the extra ``socks``.
+        proxy_ssl: As ``ssl``, for an ``https://`` proxy.
+        proxy_server_hostname: As ``server_hostname``, for an ``https://`` proxy.
         origin: The ``Origin`` header; default: none.
         subprotocols: In order of preference; default: none.
         additional_headers: More headers, as a mapping or pairs.
         user_agent_header: The ``User-Agent`` header; ``None`` for none.
-        open_timeout: Seconds for everything together: name resolution, TCP, TLS, and the
-            opening handshake; ``None``: no limit.
+        open_timeout: Seconds for everything together: name resolution, TCP, a proxy, TLS,
+            and the opening handshake; ``None``: no limit.
         ping_interval: Seconds between keepalive pings; ``None``: none are sent.
         ping_timeout: Seconds after a ping without a sign of life until the connection is
             closed with 1011; ``None``: never.
@@ -101,11 +109,13 @@ def connect(
 
     Raises:
         InvalidURI: ``uri`` is not valid.
+        InvalidProxy: ``proxy``, or what the environment says, is not valid.
         ValueError: An argument makes no sense; nothing has been sent.
         TypeError: An argument has the wrong type.
         OSError: The host cannot be found or reached, or TLS failed
             (``ssl.SSLCertVerificationError`` for a certificate).
         TimeoutError: ``open_timeout`` passed; the text says what it was waiting for.
+        ProxyError: The proxy refused; ``error.response`` is its answer, if it is HTTP.
         InvalidStatus: The server refused; ``error.response`` is its answer.
         InvalidHandshake: The server's answer is not one to a WebSocket handshake.
     """
@@ -114,7 +124,19 @@ def connect(
         _check_connected(sock)
     try:
         target = parse_uri(uri)
-        context = _check_tls(target, ssl, server_hostname)
+        if sock is not None:
+            if proxy is not True and proxy is not None:
+                raise ValueError("proxy is for connections that are made here, not for sock")
+            proxy = None
+        route = make_route(
+            target,
+            ssl=ssl,
+            server_hostname=server_hostname,
+            proxy=proxy,
+            proxy_ssl=proxy_ssl,
+            proxy_server_hostname=proxy_server_hostname,
+            user_agent_header=user_agent_header,
+        )
         check_seconds("open_timeout", open_timeout)
         check_logger(logger)
         handshake = ClientHandshake(
@@ -136,8 +158,10 @@ def connect(
         )
         budget = Budget(open_timeout)
         if sock is None:
-            sock = _dial(target, budget)
-        transport = _secure(sock, target, context, server_hostname, budget)
+            transport = reach(route, budget)
+            sock = transport.sock
+        else:
+            transport = secure(Transport(sock), route, budget)
         parser = ResponseParser()
         response = exchange(transport, handshake.request, parser, budget, "the opening handshake")
         handshake.check_response(response)
@@ -191,23 +215,6 @@ def unix_connect(
         raise
 
 
-def _check_tls(
-    uri: WebSocketURI, context: ssl_module.SSLContext | None, server_hostname: str | None
-) -> ssl_module.SSLContext | None:
-    """The context to use, ``None`` for a plain connection."""
-    if not uri.secure:
-        for name, value in (("ssl", context), ("server_hostname", server_hostname)):
-            if value is not None:
-                raise ValueError(f"{name} is for wss:// URIs, and this one is ws://")
-        return None
-    if server_hostname is not None:
-        check_hostname("server_hostname", server_hostname)
-    if context is None:
-        return default_context()
-    check_client_context("ssl", context)
-    return context
-
-
 def _check_connected(sock: socket.socket) -> None:
     """Refuses a socket that never was connected; a broken connection is no wrong argument."""
     try:
@@ -217,31 +224,3 @@ def _check_connected(sock: socket.socket) -> None:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if listens or sock.family == socket.AF_UNIX or sock.getsockname()[1] == 0:
             raise ValueError("sock must be connected") from None
-
-
-def _dial(uri: WebSocketURI, budget: Budget) -> socket.socket:
-    try:
-        with budget.step(f"resolving {uri.host}"):
-            addresses = resolve(uri.host, uri.port, budget.deadline)
-        with budget.step(f"connecting to {uri.host} port {uri.port}"):
-            return connect_tcp(addresses, budget.deadline)
-    except OSError as error:
-        if error.strerror is not None:  # not our own timeout, which has said it
-            error.strerror = f"{error.strerror}: {uri.host} port {uri.port}"
-        raise
-
-
-def _secure(
-    sock: socket.socket,
-    uri: WebSocketURI,
-    context: ssl_module.SSLContext | None,
-    server_hostname: str | None,
-    budget: Budget,
-) -> Transport:
-    if context is None:
-        return Transport(sock)
-    name = certificate_name(uri.host) if server_hostname is None else server_hostname
-    transport = TLSTransport(sock, context, server_hostname=name)
-    with budget.step("in the TLS handshake"):
-        transport.complete_handshake(budget.deadline)
-    return transport

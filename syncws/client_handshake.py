@@ -20,7 +20,7 @@ from .negotiation import check_subprotocols, is_origin, parse_extensions
 from .uri import WebSocketURI, parse_authority
 from .version import version
 
-__all__ = ["USER_AGENT", "ClientHandshake"]
+__all__ = ["USER_AGENT", "ClientHandshake", "basic_authorization"]
 
 USER_AGENT = f"syncws/{version}"
 """Default ``User-Agent`` header."""
@@ -102,7 +102,7 @@ class ClientHandshake:
         if uri.username is not None:
             if "Authorization" in additional:
                 raise ValueError("both uri and additional_headers set the Authorization header")
-            headers["Authorization"] = _basic_authorization(uri.username, uri.password or "")
+            headers["Authorization"] = basic_authorization(uri.username, uri.password or "")
         if "User-Agent" not in additional and user_agent_header is not None:
             headers["User-Agent"] = user_agent_header
         headers.update(
@@ -147,7 +147,8 @@ class ClientHandshake:
         return subprotocol
 
 
-def _basic_authorization(username: str, password: str) -> str:
+def basic_authorization(username: str, password: str) -> str:
+    """The value of an ``Authorization`` header (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 
@@ -158,6 +159,9 @@ def _check_additional(additional: Headers) -> list[str]:
             raise ValueError(f"additional_headers must not contain {name}")
         if name == "sec-websocket-protocol":
             raise ValueError(f"additional_headers must not contain {name}; use subprotocols=")
+        if name == "proxy-authorization":
+            # RFC 9110 section 11.7.2: it is for the next proxy, and the server is none.
+            raise ValueError(f"additional_headers must not contain {name}; use proxy=")
     for name in ("Host", "Origin", "User-Agent", "Authorization"):
         if len(additional.get_all(name)) > 1:
             raise ValueError(f"additional_headers must not contain {name} more than once")

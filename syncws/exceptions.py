@@ -12,7 +12,9 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
             ConnectionClosedError
                 ForkedConnectionError
         InvalidURI
+        InvalidProxy
         InvalidHandshake
+            ProxyError
             SecurityError
             InvalidMessage
             InvalidStatus
@@ -50,6 +52,7 @@ __all__ = [
     "InvalidHeaderValue",
     "InvalidMessage",
     "InvalidOrigin",
+    "InvalidProxy",
     "InvalidStatus",
     "InvalidText",
     "InvalidURI",
@@ -58,6 +61,7 @@ __all__ = [
     "NegotiationError",
     "PayloadTooBig",
     "ProtocolError",
+    "ProxyError",
     "SecurityError",
     "TooManyFragments",
     "WebSocketError",
@@ -163,8 +167,42 @@ class InvalidURI(WebSocketError, ValueError):
         return f"{self.uri!r} is not a valid WebSocket URI: {self.problem}"
 
 
+class InvalidProxy(WebSocketError, ValueError):
+    """The address of a proxy is not valid.
+
+    Attributes:
+        proxy: It, without user information and what follows the host.
+        problem: What is wrong with it, and where it comes from.
+    """
+
+    def __init__(self, proxy: str, problem: str) -> None:
+        self.proxy = _without_secrets(proxy)
+        self.problem = problem
+        super().__init__(self.proxy, problem)
+
+    def __str__(self) -> str:
+        return f"{self.proxy!r} is not a valid proxy: {self.problem}"
+
+
 class InvalidHandshake(WebSocketError):
     """The opening handshake failed."""
+
+
+class ProxyError(InvalidHandshake):
+    """A proxy did not open a way to the server.
+
+    Attributes:
+        response: The answer of an HTTP proxy, whole: ``response.status_code`` is 407 if
+            it wants credentials; ``None`` if it gave no valid answer, and for SOCKS.
+    """
+
+    def __init__(self, problem: str, response: Response | None = None) -> None:
+        super().__init__(problem, response)
+        self.problem = problem
+        self.response = response
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 class InvalidMessage(InvalidHandshake):

@@ -294,14 +294,19 @@ class ResponseParser(_Parser):
     kept; then the response is complete, with ``truncated`` set, and the rest of the
     stream is of no use. Not for use by several threads at once.
 
+    Args:
+        connect: Whether the request was a CONNECT: then a 2xx has no body, either.
+
     Attributes:
-        rest: After a 101: the bytes behind its head, which are WebSocket frames.
+        rest: After a 101, or a 2xx to a CONNECT: the bytes behind its head, which are of
+            another protocol.
     """
 
-    __slots__ = ("_body", "_chunked", "_interim", "_left", "_overhead", "_response")
+    __slots__ = ("_body", "_chunked", "_connect", "_interim", "_left", "_overhead", "_response")
 
-    def __init__(self) -> None:
+    def __init__(self, connect: bool = False) -> None:
         super().__init__(_check_status_line, 431)
+        self._connect = connect
         self._response: Response | None = None
         self._interim = 0
         self._body = bytearray()
@@ -392,7 +397,7 @@ class ResponseParser(_Parser):
         # RFC 9112 section 6.3, in its order.
         codings = ",".join(response.headers.get_all("Transfer-Encoding"))
         lengths = set(response.headers.get_all("Content-Length"))
-        if response.status_code in (101, 204, 304):
+        if self._switches(response) or response.status_code in (204, 304):
             self._left = 0
         elif codings:
             self._chunked = codings.lower().rpartition(",")[2].strip(" \t") == "chunked"
@@ -402,9 +407,14 @@ class ResponseParser(_Parser):
                 raise InvalidMessage("the Content-Length is malformed")
             self._left = int(length)
 
+    def _switches(self, response: Response) -> bool:
+        # RFC 9112 section 6.3: after CONNECT, a 2xx opens the tunnel, whatever its headers say.
+        status_code = response.status_code
+        return status_code == 101 or (self._connect and 200 <= status_code < 300)
+
     def _take_body(self, response: Response) -> bool:
         """Whether the body is complete, or no more of it is kept."""
-        if response.status_code == 101:
+        if self._switches(response):
             self.rest = bytes(self._buffer[self._start :])
             return True
         if self._chunked:

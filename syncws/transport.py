@@ -1,4 +1,4 @@
-"""A non-blocking byte stream: a plain socket, or TLS over one.
+"""A non-blocking byte stream: a plain socket, or TLS over another stream.
 
 What belongs here: moving bytes between a socket and memory, and the blocking helpers
 of the opening handshake, each bounded by a deadline. What does not: frames, threads,
@@ -109,9 +109,10 @@ class Transport:
 
     def receive(self, size: int = CHUNK) -> bytes | None:
         """The same as new ``bytes``; ``b""`` at the end of the stream."""
-        memory = bytearray(size)
-        count = self.receive_into(memoryview(memory))
-        return None if count is None else bytes(memory[:count])
+        try:
+            return self.sock.recv(size)
+        except (BlockingIOError, InterruptedError):
+            return None
 
     def send(self, data: Buffer) -> int:
         """Bytes of ``data`` taken, 0 if none can be taken now.
@@ -164,14 +165,14 @@ class Transport:
         while interest := self.handshake():
             wait_for(self.sock, interest, deadline)
 
-    def receive_before(self, deadline: float | None) -> bytes:
-        """At least one byte, or ``b""`` at the end of the stream.
+    def receive_before(self, deadline: float | None, size: int = CHUNK) -> bytes:
+        """At least one byte, at most ``size``, or ``b""`` at the end of the stream.
 
         Raises:
             TimeoutError: The deadline passed.
             OSError: The connection broke.
         """
-        while (data := self.receive()) is None:
+        while (data := self.receive(size)) is None:
             wait_for(self.sock, READ, deadline)
         return data
 
@@ -193,10 +194,11 @@ class Transport:
 
 
 class TLSTransport(Transport):
-    """TLS over a socket.
+    """TLS over a socket, or over TLS: to a server behind an ``https://`` proxy.
 
     Args:
-        sock: A connected stream socket, ours from now on; it becomes non-blocking.
+        below: A connected stream socket or the transport over it, ours from now on; the
+            socket becomes non-blocking.
         context: Certificates and rules.
         server_side: Which part we take in the handshake.
         server_hostname: What the server's certificate must be for (clients).
@@ -206,19 +208,21 @@ class TLSTransport(Transport):
 
     def __init__(
         self,
-        sock: socket.socket,
+        below: socket.socket | Transport,
         context: ssl.SSLContext,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> None:
-        super().__init__(sock)
+        # Whatever it takes reaches the socket by its own flush().
+        self._below = below if isinstance(below, Transport) else Transport(below)
+        super().__init__(self._below.sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
-        # Encrypted bytes that the socket has not taken.
+        # Encrypted bytes that the stream below has not taken.
         self._unsent: collections.deque[bytes] = collections.deque()
         self._unsent_size = 0
 
@@ -228,10 +232,9 @@ class TLSTransport(Transport):
         return self.tls.getpeercert()
 
     def _fill(self) -> bool | None:
-        """Moves bytes from the socket into the BIO; False at the end, None: none now."""
-        try:
-            data = self.sock.recv(CHUNK)
-        except (BlockingIOError, InterruptedError):
+        """Moves bytes from below into the BIO; False at the end, None: none now."""
+        data = self._below.receive()
+        if data is None:
             return None
         if not data:
             self._incoming.write_eof()
@@ -247,16 +250,15 @@ class TLSTransport(Transport):
             self._unsent_size += len(data)
         while self._unsent:
             data = self._unsent[0]
-            try:
-                sent = self.sock.send(data)
-            except (BlockingIOError, InterruptedError):
+            sent = self._below.send(data)
+            if not sent:
                 return False
             self._unsent_size -= sent
             if sent == len(data):
                 self._unsent.popleft()
             else:
                 self._unsent[0] = data[sent:]
-        return True
+        return self._below.flush()
 
     def handshake(self) -> int:
         """One step of the TLS handshake: 0 when done, else what to wait for."""
@@ -276,6 +278,12 @@ class TLSTransport(Transport):
                     self.flush()
                 raise
             return 0 if self.flush() else WRITE
+
+    def receive(self, size: int = CHUNK) -> bytes | None:
+        """As :meth:`receive_into`, as new ``bytes``."""
+        memory = bytearray(size)
+        count = self.receive_into(memoryview(memory))
+        return None if count is None else bytes(memory[:count])
 
     def receive_into(self, memory: memoryview) -> int | None:
         """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""
@@ -326,7 +334,7 @@ class TLSTransport(Transport):
 
     def pending(self) -> bool:
         """Whether bytes can be received without the socket becoming readable."""
-        return self.tls.pending() > 0 or self._incoming.pending > 0
+        return self.tls.pending() > 0 or self._incoming.pending > 0 or self._below.pending()
 
     def end_output(self) -> None:
         """Sends close_notify and half-closes."""
@@ -334,4 +342,4 @@ class TLSTransport(Transport):
             self.tls.unwrap()
         with contextlib.suppress(OSError):
             self.flush()
-        super().end_output()
+        self._below.end_output()

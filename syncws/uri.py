@@ -2,7 +2,7 @@
 
 What belongs here: taking a URI or an authority apart, strictly. Nothing is stripped
 silently: what cannot be sent as it is written is either percent-encoded (non-ASCII
-text in a path or a query) or refused. What does not: resolving names, proxies, HTTP.
+text in a path or a query) or refused. What does not: resolving names, HTTP.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import urllib.parse
 
 from .exceptions import InvalidURI
 
-__all__ = ["WebSocketURI", "parse_authority", "parse_uri"]
+__all__ = ["WebSocketURI", "parse_authority", "parse_host", "parse_uri", "parse_userinfo"]
 
 _URI = re.compile(r"(wss?)://([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?(#.*)?", re.ASCII | re.IGNORECASE)
 # Control characters (C0, DEL, C1) and spaces: none of them may be part of a URI, and a
@@ -150,8 +150,8 @@ def _parse(uri: str) -> WebSocketURI:
     userinfo, at_sign, authority = authority.rpartition("@")
     username = password = None
     if at_sign:
-        username, password = _parse_userinfo(userinfo)
-    host, port = _parse_host(authority)
+        username, password = parse_userinfo(userinfo)
+    host, port = parse_host(authority)
     secure = scheme.lower() == "wss"
     return WebSocketURI(
         secure=secure,
@@ -164,7 +164,12 @@ def _parse(uri: str) -> WebSocketURI:
     )
 
 
-def _parse_userinfo(userinfo: str) -> tuple[str, str]:
+def parse_userinfo(userinfo: str) -> tuple[str, str]:
+    """Takes ``user[:password]`` apart and decodes it.
+
+    Raises:
+        ValueError: It cannot be used for HTTP Basic authentication (RFC 7617).
+    """
     if "\\" in userinfo:
         # Browsers read it as a slash, so that the host would be another one.
         raise ValueError("the user information contains a backslash; it is '%5C'")
@@ -188,7 +193,12 @@ def _parse_userinfo(userinfo: str) -> tuple[str, str]:
     return username, password
 
 
-def _parse_host(authority: str) -> tuple[str, int | None]:
+def parse_host(authority: str) -> tuple[str, int | None]:
+    """As :func:`parse_authority`, for what people write: IDNA and zones of IPv6, too.
+
+    Raises:
+        ValueError: As there.
+    """
     zone = ""
     if authority.startswith("["):
         address, bracket, rest = authority.partition("]")

@@ -18,9 +18,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "syncws"
 LONGEST = 500
-# A run-time dependency beside the standard library has to be written down here first. trustme is
-# an extra, for the demo alone.
-THIRD_PARTY = {"certifi": {"tls"}, "cffi": {"frames"}, "trustme": {"cli", "demo"}}
+# A run-time dependency beside the standard library has to be written down here first. python_socks
+# and trustme are extras.
+THIRD_PARTY = {
+    "certifi": {"tls"},
+    "cffi": {"frames"},
+    "python_socks": {"socks"},
+    "trustme": {"cli", "demo"},
+}
 # Both are lists of names or of one call, with nothing to test by themselves.
 WITHOUT_TESTS = {"__init__", "__main__", "version"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))

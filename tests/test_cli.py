@@ -108,6 +108,15 @@ def test_what_prevents_a_connection_is_said(
     assert complaint.lower() in error.lower()
 
 
+def test_a_proxy_that_needs_an_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "python_socks.sync", None)
+    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1")
+    assert cli.main(["wss://name.invalid/"]) == 1
+    assert "pip install 'syncws[socks]'" in capsys.readouterr().err
+
+
 def test_an_interrupt_while_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -27,7 +27,7 @@ from scripted import (
 )
 
 import syncws
-from syncws import client
+from syncws import reaching
 from syncws.reader import client_reader
 
 
@@ -277,10 +277,10 @@ def test_a_timeout_names_the_step(step: str, monkeypatch: pytest.MonkeyPatch) ->
         raise TimeoutError
 
     if step.startswith("resolving"):
-        monkeypatch.setattr(client, "resolve", time_out)
+        monkeypatch.setattr(reaching, "resolve", time_out)
     else:
-        monkeypatch.setattr(client, "resolve", lambda *_: [])
-        monkeypatch.setattr(client, "connect_tcp", time_out)
+        monkeypatch.setattr(reaching, "resolve", lambda *_: [])
+        monkeypatch.setattr(reaching, "connect_tcp", time_out)
     with pytest.raises(TimeoutError, match=step) as raised:
         syncws.connect("ws://name.invalid/", open_timeout=0.05)
     assert "open_timeout=0.05 s" in str(raised.value)
@@ -293,7 +293,7 @@ def test_a_timeout_of_the_kernel_stays_what_it_is(
     def time_out(*_: Any) -> Any:
         raise TimeoutError(110, "Connection timed out")
 
-    monkeypatch.setattr(client, "connect_tcp", time_out)
+    monkeypatch.setattr(reaching, "connect_tcp", time_out)
     with pytest.raises(TimeoutError) as raised:
         syncws.connect("ws://127.0.0.1/", open_timeout=open_timeout)
     assert raised.value.errno == 110
