@@ -10,26 +10,33 @@ import logging
 import os
 import socket
 import ssl as ssl_module
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .client_handshake import USER_AGENT, ClientHandshake
 from .connection import Connection
+from .cookies import check_jar, cookie_header, store_cookies
 from .dialing import connect_unix
+from .exceptions import InvalidStatus
 from .exchange import Budget, exchange
 from .frames import Side
-from .headers import HeadersLike
-from .http11 import ResponseParser
-from .options import Options, check_logger, check_path, check_seconds, check_socket
-from .reaching import make_route, reach, secure
+from .headers import Headers, HeadersLike
+from .http11 import Response, ResponseParser
+from .options import Options, check_integer, check_logger, check_path, check_seconds, check_socket
+from .reaching import Route, make_route, reach, secure
 from .reader import client_reader
+from .redirects import Redirects, same_origin
 from .transport import Transport
-from .uri import parse_uri
+from .uri import WebSocketURI, parse_uri
+
+if TYPE_CHECKING:
+    from http.cookiejar import CookieJar
 
 __all__ = ["connect", "unix_connect"]
 
 _DEFAULTS = Options()
 _OPEN_TIMEOUT = 10.0
+_MAX_REDIRECTS = 10
 
 
 def connect(
@@ -45,6 +52,8 @@ def connect(
     subprotocols: Sequence[str] | None = None,
     additional_headers: HeadersLike | None = None,
     user_agent_header: str | None = USER_AGENT,
+    cookies: CookieJar | None = None,
+    max_redirects: int = _MAX_REDIRECTS,
     open_timeout: float | None = _OPEN_TIMEOUT,
     ping_interval: float | None = _DEFAULTS.ping_interval,
     ping_timeout: float | None = _DEFAULTS.ping_timeout,
@@ -87,8 +96,14 @@ def connect(
         subprotocols: In order of preference; default: none.
         additional_headers: More headers, as a mapping or pairs.
         user_agent_header: The ``User-Agent`` header; ``None`` for none.
-        open_timeout: Seconds for everything together: name resolution, TCP, a proxy, TLS,
-            and the opening handshake; ``None``: no limit.
+        cookies: A jar of the standard library (``http.cookiejar``): what it has for the
+            server is sent, and what the server sets, also in a refusal, is stored in it.
+        max_redirects: Redirects followed. To another scheme, host or port go neither user
+            information, ``additional_headers`` nor ``server_hostname``, and cookies as the
+            jar decides; from ``wss://`` to ``ws://`` goes nothing. With ``sock``, a
+            redirect is an :exc:`InvalidStatus`.
+        open_timeout: Seconds for everything together, redirects, too: name resolution,
+            TCP, a proxy, TLS, and the opening handshake; ``None``: no limit.
         ping_interval: Seconds between keepalive pings; ``None``: none are sent.
         ping_timeout: Seconds after a ping without a sign of life until the connection is
             closed with 1011; ``None``: never.
@@ -116,7 +131,9 @@ def connect(
             (``ssl.SSLCertVerificationError`` for a certificate).
         TimeoutError: ``open_timeout`` passed; the text says what it was waiting for.
         ProxyError: The proxy refused; ``error.response`` is its answer, if it is HTTP.
-        InvalidStatus: The server refused; ``error.response`` is its answer.
+        InvalidStatus: The server refused; ``error.response`` is its answer, with the first
+            MiB of its body.
+        RedirectError: It redirected, and this was not followed: an ``InvalidStatus``, too.
         InvalidHandshake: The server's answer is not one to a WebSocket handshake.
     """
     if sock is not None:
@@ -125,27 +142,16 @@ def connect(
     try:
         target = parse_uri(uri)
         if sock is not None:
-            if proxy is not True and proxy is not None:
+            if isinstance(proxy, str):
                 raise ValueError("proxy is for connections that are made here, not for sock")
-            proxy = None
-        route = make_route(
-            target,
-            ssl=ssl,
-            server_hostname=server_hostname,
-            proxy=proxy,
-            proxy_ssl=proxy_ssl,
-            proxy_server_hostname=proxy_server_hostname,
-            user_agent_header=user_agent_header,
-        )
+            proxy = None if proxy is True else proxy
+        # Whatever it is, it is read for each attempt.
+        additional = None if additional_headers is None else Headers(additional_headers)
+        if cookies is not None:
+            check_jar(cookies)
         check_seconds("open_timeout", open_timeout)
+        check_integer("max_redirects", max_redirects, 0)
         check_logger(logger)
-        handshake = ClientHandshake(
-            target,
-            origin=origin,
-            subprotocols=subprotocols,
-            additional_headers=additional_headers,
-            user_agent_header=user_agent_header,
-        )
         options = Options(
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
@@ -156,29 +162,42 @@ def connect(
             max_queue=max_queue,
             write_limit=write_limit,
         )
-        budget = Budget(open_timeout)
-        if sock is None:
-            transport = reach(route, budget)
-            sock = transport.sock
-        else:
-            transport = secure(Transport(sock), route, budget)
-        parser = ResponseParser()
-        response = exchange(transport, handshake.request, parser, budget, "the opening handshake")
-        handshake.check_response(response)
+
+        def prepare(target: WebSocketURI, trusted: bool) -> tuple[Route, ClientHandshake]:
+            """One attempt; what is for the first server only is not for others."""
+            route = make_route(
+                target,
+                ssl=ssl,
+                server_hostname=server_hostname if trusted else None,
+                proxy=proxy,
+                proxy_ssl=proxy_ssl,
+                proxy_server_hostname=proxy_server_hostname,
+                user_agent_header=user_agent_header,
+            )
+            handshake = ClientHandshake(
+                target,
+                origin=origin,
+                subprotocols=subprotocols,
+                additional_headers=_with_cookies(additional if trusted else None, cookies, target),
+                user_agent_header=user_agent_header,
+            )
+            return route, handshake
+
+        opened = _open(prepare, target, sock, open_timeout, max_redirects, cookies)
     except BaseException:
         if sock is not None:
             sock.close()
         raise
     # Not inside the try: from here on the descriptor is the connection's to close.
     return Connection(
-        transport,
+        opened.transport,
         Side.CLIENT,
         reader=client_reader(),
         options=options,
-        request=handshake.request,
-        response=response,
-        subprotocol=handshake.subprotocol,
-        early_data=parser.rest,
+        request=opened.handshake.request,
+        response=opened.response,
+        subprotocol=opened.handshake.subprotocol,
+        early_data=opened.early_data,
         logger=logging.getLogger("syncws.client") if logger is None else logger,
     )
 
@@ -213,6 +232,81 @@ def unix_connect(
     except TypeError:
         sock.close()  # an unknown option: connect() was not even called
         raise
+
+
+class _Opened(NamedTuple):
+    """A stream on which the opening handshake is complete."""
+
+    transport: Transport
+    handshake: ClientHandshake
+    response: Response
+    early_data: bytes
+
+
+def _open(
+    prepare: Callable[[WebSocketURI, bool], tuple[Route, ClientHandshake]],
+    target: WebSocketURI,
+    sock: socket.socket | None,
+    open_timeout: float | None,
+    max_redirects: int,
+    cookies: CookieJar | None,
+) -> _Opened:
+    """Asks ``target``, and then whoever it sends us to, until one accepts."""
+    redirects = Redirects(max_redirects)
+    trusted = True
+    route, handshake = prepare(target, trusted)
+    budget = Budget(open_timeout)
+    while True:
+        if sock is None:
+            transport = reach(route, budget)
+        else:
+            transport = secure(Transport(sock), route, budget)
+        try:
+            response, early_data = _ask(transport, handshake, target, budget, cookies)
+            return _Opened(transport, handshake, response, early_data)
+        except BaseException as error:
+            transport.close()
+            # There is no second socket where the caller has made the first.
+            if sock is not None or not isinstance(error, InvalidStatus):
+                raise
+            response = error.response
+            if not redirects.is_redirect(response):
+                raise
+        cookie = handshake.request.headers.get("Cookie")
+        before, target = target, redirects.follow(target, cookie, response)
+        # Who was among strangers once is not believed to come home.
+        trusted = trusted and same_origin(before, target)
+        route, handshake = prepare(target, trusted)
+        redirects.check_loop(target, handshake.request.headers.get("Cookie"), response)
+
+
+def _ask(
+    transport: Transport,
+    handshake: ClientHandshake,
+    target: WebSocketURI,
+    budget: Budget,
+    cookies: CookieJar | None,
+) -> tuple[Response, bytes]:
+    parser = ResponseParser()
+    response = exchange(transport, handshake.request, parser, budget, "the opening handshake")
+    if cookies is not None:
+        store_cookies(cookies, target, response)
+    handshake.check_response(response)
+    return response, parser.rest
+
+
+def _with_cookies(
+    additional: Headers | None, cookies: CookieJar | None, target: WebSocketURI
+) -> Headers | None:
+    if cookies is None:
+        return additional
+    headers = Headers(()) if additional is None else additional.copy()
+    if "Cookie" in headers:
+        raise ValueError("both cookies and additional_headers set the Cookie header")
+    cookie = cookie_header(cookies, target)
+    if cookie is not None:
+        headers["Cookie"] = cookie
+    return headers
 
 
 def _check_connected(sock: socket.socket) -> None:

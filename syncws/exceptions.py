@@ -18,6 +18,8 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
             SecurityError
             InvalidMessage
             InvalidStatus
+                RedirectError
+                    InsecureRedirectError (also a SecurityError)
             InvalidHeader
                 InvalidHeaderFormat
                 InvalidHeaderValue
@@ -46,6 +48,7 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedOK",
     "ForkedConnectionError",
+    "InsecureRedirectError",
     "InvalidHandshake",
     "InvalidHeader",
     "InvalidHeaderFormat",
@@ -62,6 +65,7 @@ __all__ = [
     "PayloadTooBig",
     "ProtocolError",
     "ProxyError",
+    "RedirectError",
     "SecurityError",
     "TooManyFragments",
     "WebSocketError",
@@ -237,6 +241,26 @@ class InvalidStatus(InvalidHandshake):
             "the server rejected the WebSocket connection: expected HTTP 101, "
             f"received HTTP {self.response.status_code}"
         )
+
+
+class RedirectError(InvalidStatus):
+    """The server redirected the client, which does not follow.
+
+    Attributes:
+        problem: Why not.
+    """
+
+    def __init__(self, response: Response, problem: str) -> None:
+        super().__init__(response)
+        self.problem = problem
+        self.args = (response, problem)
+
+    def __str__(self) -> str:
+        return f"cannot follow a redirect (HTTP {self.response.status_code}): {self.problem}"
+
+
+class InsecureRedirectError(RedirectError, SecurityError):
+    """The server redirected the client from ``wss://`` to ``ws://``."""
 
 
 class InvalidHeader(InvalidHandshake):
