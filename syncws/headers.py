@@ -25,6 +25,7 @@ Obs-text is ISO-8859-1 here, as in most of the Python world.
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 _URI_VALUED = frozenset({"location", "referer"})
+_USERINFO = re.compile(r"//[^/?#]*@")
 
 
 class Headers(MutableMapping[str, str]):
@@ -37,7 +38,7 @@ class Headers(MutableMapping[str, str]):
     them), no character beyond ISO-8859-1 and no space at its ends.
 
     ``repr()`` hides the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie``
-    and ``Set-Cookie``, and queries in ``Location`` and ``Referer``.
+    and ``Set-Cookie``, and user information and queries in ``Location`` and ``Referer``.
 
     An instance may be read by several threads at once, or changed by one.
 
@@ -214,7 +215,7 @@ def _redacted(name: str, value: str) -> str:
     if name.lower() in _SECRET:
         return "***"
     if name.lower() in _URI_VALUED:
-        return without_query(value)
+        return without_query(_USERINFO.sub("//***@", value))
     return value
 
 

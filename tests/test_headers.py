@@ -199,13 +199,13 @@ def test_a_failed_update_changes_nothing() -> None:
 def test_f9c_no_secret_in_repr_or_text() -> None:
     names = ["Authorization", "proxy-authorization", "COOKIE", "Set-Cookie"]
     headers = Headers([(name, "s3cret") for name in names])
-    headers["Location"] = "http://h/x?token=s3cret"
+    headers["Location"] = "http://me:s3cret@h/x?token=s3cret"
     headers["Referer"] = "http://h/y"
     headers["Host"] = "h"
     for shown in (repr(headers), str(headers), f"{headers}"):
         assert "s3cret" not in shown
         assert all(name in shown for name in names)
-        assert "http://h/x?***" in shown
+        assert "http://***@h/x?***" in shown
         assert "http://h/y'" in shown
         assert "('Host', 'h')" in shown
 

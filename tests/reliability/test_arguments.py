@@ -10,7 +10,9 @@ import math
 import socket
 import ssl
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
+from http.cookiejar import Cookie, CookieJar
 from typing import Any
 
 import pytest
@@ -47,12 +49,21 @@ def untouched(scheme: str = "ws") -> Iterator[str]:
             listener.accept()
 
 
+def jar_with(value: str) -> CookieJar:
+    """A jar whose only cookie is for 127.0.0.1."""
+    jar = CookieJar()
+    site = (None, False, "127.0.0.1", False, False, "/", True)
+    jar.set_cookie(Cookie(0, "name", value, *site, False, None, True, None, None, {}))
+    return jar
+
+
 # How each argument of connect() that becomes part of the request is given.
 PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
     "header value": lambda text: {"additional_headers": {"X-Test": text}},
     "header value in pairs": lambda text: {"additional_headers": [("X-Test", text)]},
     "header name": lambda text: {"additional_headers": {text: "x"}},
     "header name in pairs": lambda text: {"additional_headers": [(text, "x")]},
+    "cookie jar": lambda text: {"cookies": jar_with(text)},
     "cookie": lambda text: {"additional_headers": {"Cookie": text}},
     "host": lambda text: {"additional_headers": {"Host": text}},
     "authorization": lambda text: {"additional_headers": {"Authorization": text}},
@@ -98,6 +109,43 @@ def test_F1c_injection_through_the_uri(place: str, text: str) -> None:
             syncws.connect(target)
     assert isinstance(caught.value, ValueError)
     assert str(caught.value).isprintable()
+
+
+PROXY_PLACES = {
+    "host": "http://127.0.0.1{text}:{port}",
+    "port": "http://127.0.0.1:{port}{text}",
+    "user": "http://{text}:password@127.0.0.1:{port}",
+    "password": "socks5h://user:{text}@127.0.0.1:{port}",
+    "scheme": "http{text}://127.0.0.1:{port}",
+    "path": "https://127.0.0.1:{port}/{text}",
+    "encoded user": "http://{encoded}:password@127.0.0.1:{port}",
+    "encoded password": "http://user:{encoded}@127.0.0.1:{port}",
+}
+
+
+@pytest.mark.parametrize(
+    "text", [text for name, text in INJECTIONS.items() if name != "not latin-1"]
+)
+@pytest.mark.parametrize("place", PROXY_PLACES.values(), ids=PROXY_PLACES)
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_F1c_injection_through_the_proxy(
+    place: str, text: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with untouched("http") as uri:
+        port = uri.rpartition(":")[2].rstrip("/")
+        encoded = urllib.parse.quote(text, errors="surrogatepass")
+        proxy = place.format(port=port, text=text, encoded=encoded)
+        if encoded in proxy and text.isprintable():
+            return  # only raw it is not well-formed
+        if way == "environment":
+            if "\0" in proxy or "\ud800" in proxy:
+                return  # the environment has room for neither
+            monkeypatch.setenv("all_proxy", proxy)
+        with pytest.raises(syncws.InvalidProxy) as caught:
+            syncws.connect("ws://name.invalid/", proxy=proxy if way == "argument" else True)
+    assert isinstance(caught.value, ValueError)
+    assert str(caught.value).isprintable()
+    assert "password" not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["user%0d%0aX-Evil:password", "user:pass%0aword", "%00:x"])

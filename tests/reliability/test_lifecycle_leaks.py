@@ -108,6 +108,13 @@ def failing(kind: str, listener: wire.Listener, contexts: Contexts) -> Callable[
         "timeout": lambda: attempt(TimeoutError, listener.uri, open_timeout=0.005),
         "refused": lambda: attempt(ConnectionRefusedError, "ws://127.0.0.1:1/"),
         "bad argument": lambda: attempt(ValueError, listener.uri, origin="a\r\nb"),
+        "loop": lambda: attempt(syncws.RedirectError, listener.uri),
+        "proxy": lambda: attempt(
+            syncws.ProxyError, "ws://name.invalid/", proxy=listener.uri.replace("ws:", "http:")
+        ),
+        "SOCKS proxy": lambda: attempt(
+            syncws.ProxyError, "ws://name.invalid/", proxy=listener.uri.replace("ws:", "socks5h:")
+        ),
     }[kind]
 
 
@@ -121,9 +128,15 @@ def answer(kind: str, peer: wire.Peer) -> None:
     if kind == "timeout":
         peer.read_raw()
         return
+    if kind == "SOCKS proxy":
+        peer.send(b"\5\xff")
+        peer.read_raw()
+        return
     head = wire.read_head(peer)
-    if kind == "404":
+    if kind in ("404", "proxy"):
         peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    elif kind == "loop":
+        peer.send(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n")
     elif kind == "reset":
         peer.reset()
     elif kind == "wrong accept":
@@ -147,6 +160,9 @@ def answer(kind: str, peer: wire.Peer) -> None:
         "timeout",
         "refused",
         "bad argument",
+        "loop",
+        "proxy",
+        "SOCKS proxy",
     ],
 )
 def test_G12x_failed_connects(
