@@ -43,6 +43,19 @@ missing_openssl() {
     command -v openssl >/dev/null || echo openssl
 }
 
+has_daemon() {
+    command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 ]]
+}
+
+# HTTP: tinyproxy with passwords, squid over TLS. SOCKS: microsocks with passwords, dante for version 4.
+missing_proxies() {
+    has_daemon tinyproxy || echo tinyproxy
+    has_daemon squid || echo squid
+    has_daemon microsocks || echo microsocks
+    has_daemon danted || echo dante-server
+    command -v curl >/dev/null || echo curl
+}
+
 missing_packages() {
     local group
     for group in "$@"; do

@@ -68,11 +68,11 @@ def address(port: int, context: ssl.SSLContext | None) -> str:
     return f"{'ws' if context is None else 'wss'}://127.0.0.1:{port}"
 
 
-def converse(url: str, context: ssl.SSLContext | None) -> None:
-    """Has the whole conversation as a client, with syncws."""
+def converse(url: str, context: ssl.SSLContext | None, **options: Any) -> None:
+    """Has the whole conversation as a client, with syncws and these options of connect()."""
 
     def connect(path: str) -> syncws.Connection:
-        return syncws.connect(f"{url}{path}", ssl=context, subprotocols=["chat"])
+        return syncws.connect(f"{url}{path}", ssl=context, subprotocols=["chat"], **options)
 
     with connect("/echo") as connection:
         assert connection.subprotocol == "chat"
