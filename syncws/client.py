@@ -6,6 +6,7 @@ the way to the server (:mod:`.reaching`), and what is said there (:mod:`.client_
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -136,14 +137,18 @@ def connect(
         RedirectError: It redirected, and this was not followed: an ``InvalidStatus``, too.
         InvalidHandshake: The server's answer is not one to a WebSocket handshake.
     """
-    if sock is not None:
+    approach: _Approach = reach
+    if isinstance(sock, _UnixPath):
+        approach, sock = functools.partial(_reach_path, sock.path), None
+    elif sock is not None:
         check_socket(sock)
         _check_connected(sock)
+        approach = functools.partial(_take_over, sock)
     try:
         target = parse_uri(uri)
-        if sock is not None:
+        if approach is not reach:
             if isinstance(proxy, str):
-                raise ValueError("proxy is for connections that are made here, not for sock")
+                raise ValueError("proxy is for TCP connections that are made here")
             proxy = None if proxy is True else proxy
         # Whatever it is, it is read for each attempt.
         additional = None if additional_headers is None else Headers(additional_headers)
@@ -183,7 +188,7 @@ def connect(
             )
             return route, handshake
 
-        opened = _open(prepare, target, sock, open_timeout, max_redirects, cookies)
+        opened = _open(prepare, target, approach, open_timeout, max_redirects, cookies)
     except BaseException:
         if sock is not None:
             sock.close()
@@ -221,16 +226,31 @@ def unix_connect(
     """
     if "sock" in options:
         raise TypeError("unix_connect() does not take sock")
-    path = check_path(path)
-    open_timeout = options.get("open_timeout", _OPEN_TIMEOUT)
-    check_seconds("open_timeout", open_timeout)
-    budget = Budget(open_timeout)
+    given: Any = _UnixPath(check_path(path))
+    return connect(uri, sock=given, **options)
+
+
+class _UnixPath(NamedTuple):
+    """What :func:`unix_connect` passes for a socket, to be connected before the deadline."""
+
+    path: str | bytes
+
+
+# Each makes the transport to the server of a route.
+_Approach = Callable[[Route, Budget], Transport]
+
+
+def _reach_path(path: str | bytes, route: Route, budget: Budget) -> Transport:
     with budget.step("connecting to the Unix socket"):
         sock = connect_unix(path, budget.deadline)
+    return _take_over(sock, route, budget)
+
+
+def _take_over(sock: socket.socket, route: Route, budget: Budget) -> Transport:
     try:
-        return connect(uri, sock=sock, **options)
-    except TypeError:
-        sock.close()  # an unknown option: connect() was not even called
+        return secure(Transport(sock), route, budget)
+    except BaseException:
+        sock.close()
         raise
 
 
@@ -246,7 +266,7 @@ class _Opened(NamedTuple):
 def _open(
     prepare: Callable[[WebSocketURI, bool], tuple[Route, ClientHandshake]],
     target: WebSocketURI,
-    sock: socket.socket | None,
+    approach: _Approach,
     open_timeout: float | None,
     max_redirects: int,
     cookies: CookieJar | None,
@@ -257,27 +277,23 @@ def _open(
     route, handshake = prepare(target, trusted)
     budget = Budget(open_timeout)
     while True:
-        if sock is None:
-            transport = reach(route, budget)
-        else:
-            transport = secure(Transport(sock), route, budget)
+        transport = approach(route, budget)
         try:
             response, early_data = _ask(transport, handshake, target, budget, cookies)
             return _Opened(transport, handshake, response, early_data)
         except BaseException as error:
             transport.close()
-            # There is no second socket where the caller has made the first.
-            if sock is not None or not isinstance(error, InvalidStatus):
+            # No other server is at the caller's socket or path.
+            if approach is not reach or not isinstance(error, InvalidStatus):
                 raise
             response = error.response
             if not redirects.is_redirect(response):
                 raise
-        cookie = handshake.request.headers.get("Cookie")
-        before, target = target, redirects.follow(target, cookie, response)
+        before, target = target, redirects.follow(target, handshake.request, response)
         # Who was among strangers once is not believed to come home.
         trusted = trusted and same_origin(before, target)
         route, handshake = prepare(target, trusted)
-        redirects.check_loop(target, handshake.request.headers.get("Cookie"), response)
+        redirects.check_loop(target, handshake.request, response)
 
 
 def _ask(

@@ -233,7 +233,7 @@ def _refusal(response: Response) -> str:
     except ValueError:
         phrase = ""
     text = f"the proxy refused to connect: HTTP {status_code}{phrase}"
-    if status_code == 407:
+    if status_code in (401, 407):  # tinyproxy says 401
         text += "; credentials go into its address: proxy='http://user:password@host:port'"
     return text
 

@@ -37,10 +37,10 @@ class Route:
 
     Args:
         target: Where to.
-        ssl: For TLS with the server, or ``None`` for the default.
+        ssl: For TLS with the server, ``None`` for a plain connection.
         server_hostname: Whom the server's certificate must name, or ``None``.
         proxy: The proxy to use, or ``None``.
-        proxy_ssl: For TLS with the proxy, or ``None`` for the default.
+        proxy_ssl: For TLS with the proxy, ``None`` for a plain connection.
         proxy_server_hostname: Whom the proxy's certificate must name, or ``None``.
         user_agent_header: What the proxy is told, or ``None``.
     """
@@ -89,7 +89,13 @@ def make_route(
     if chosen is not None and not chosen.is_http:
         check_socks(chosen, target)
     return Route(
-        target, ssl, server_hostname, chosen, proxy_ssl, proxy_server_hostname, user_agent_header
+        target,
+        (ssl or default_context()) if target.secure else None,
+        server_hostname,
+        chosen,
+        (proxy_ssl or default_context()) if chosen and chosen.scheme == "https" else None,
+        proxy_server_hostname,
+        user_agent_header,
     )
 
 
@@ -140,10 +146,10 @@ def reach(route: Route, budget: Budget) -> Transport:
 
 
 def _pass(transport: Transport, proxy: Proxy, route: Route, budget: Budget) -> Transport:
-    if proxy.scheme == "https":
+    if route.proxy_ssl is not None:
         transport = _ProxyTransport(
             transport,
-            route.proxy_ssl or default_context(),
+            route.proxy_ssl,
             server_hostname=route.proxy_server_hostname or certificate_name(proxy.host),
         )
         with budget.step("in the TLS handshake with the proxy"):
@@ -162,11 +168,11 @@ def secure(transport: Transport, route: Route, budget: Budget) -> Transport:
         OSError: TLS failed (``ssl.SSLError``), or the connection broke.
         TimeoutError: The deadline passed.
     """
-    if not route.target.secure:
+    if route.ssl is None:
         return transport
     transport = TLSTransport(
         transport,
-        route.ssl or default_context(),
+        route.ssl,
         server_hostname=route.server_hostname or certificate_name(route.target.host),
     )
     with budget.step("in the TLS handshake"):

@@ -11,7 +11,7 @@ import re
 import urllib.parse
 
 from .exceptions import InsecureRedirectError, InvalidURI, RedirectError
-from .http11 import Response
+from .http11 import Request, Response
 from .uri import WebSocketURI, parse_uri
 
 __all__ = ["Redirects", "same_origin"]
@@ -37,9 +37,9 @@ class Redirects:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._seen: set[tuple[bool, str, int, str, str | None]] = set()
+        self._seen: set[tuple[object, ...]] = set()
 
-    def follow(self, target: WebSocketURI, cookie: str | None, response: Response) -> WebSocketURI:
+    def follow(self, target: WebSocketURI, request: Request, response: Response) -> WebSocketURI:
         """Where to go from ``target``.
 
         Its user information goes along to the same origin; what the redirect has is ignored,
@@ -47,14 +47,13 @@ class Redirects:
 
         Args:
             target: Who sent the response.
-            cookie: The ``Cookie`` header that it had got. A server may redirect to itself
-                after it has set one.
+            request: What it was sent.
             response: Its answer.
 
         Raises:
             RedirectError: The redirect is not followed.
         """
-        self._seen.add(_place(target, cookie))
+        self._seen.add(_place(target, request))
         location = _location(target, response)
         if target.secure and not location.secure:
             raise InsecureRedirectError(response, f"it leads from wss:// to {_shown(location)}")
@@ -63,13 +62,13 @@ class Redirects:
             raise RedirectError(response, problem)
         return location
 
-    def check_loop(self, target: WebSocketURI, cookie: str | None, response: Response) -> None:
+    def check_loop(self, target: WebSocketURI, request: Request, response: Response) -> None:
         """Refuses to ask again what was asked already.
 
         Raises:
             RedirectError: ``response`` led there.
         """
-        if _place(target, cookie) in self._seen:
+        if _place(target, request) in self._seen:
             raise RedirectError(response, f"it leads back to {_shown(target)}")
 
     @staticmethod
@@ -78,8 +77,10 @@ class Redirects:
         return response.status_code in _STATUSES
 
 
-def _place(target: WebSocketURI, cookie: str | None) -> tuple[bool, str, int, str, str | None]:
-    return target.secure, target.host, target.port, target.resource_name, cookie
+def _place(target: WebSocketURI, request: Request) -> tuple[object, ...]:
+    # With the cookies: a server may set one and redirect to itself.
+    cookies = tuple(request.headers.get_all("Cookie"))
+    return target.secure, target.host, target.port, request.path, cookies
 
 
 def _shown(target: WebSocketURI) -> str:

@@ -141,17 +141,63 @@ def test_a_socket_that_was_reset_is_no_wrong_argument() -> None:
 
 
 @pytest.mark.usefixtures("clean")
-def test_unix_connect_with_an_unknown_option_closes_its_socket(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"unknown_option": 1}, TypeError, "unknown_option"),
+        ({"origin": "a\r\nb"}, ValueError, "origin"),
+        ({"open_timeout": 0}, ValueError, "open_timeout"),
+        ({"proxy": "http://proxy"}, ValueError, "proxy is for TCP connections"),
+    ],
+)
+def test_f1c_unix_connect_with_a_bad_argument_does_not_connect(
+    tmp_path: pathlib.Path, options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        with pytest.raises(TypeError, match="unknown_option"):
-            syncws.unix_connect(path, unknown_option=1)
-        theirs, _ = listener.accept()
-        with theirs:
-            theirs.settimeout(10)
-            assert theirs.recv(1) == b""
+        with pytest.raises(kind, match=text):
+            syncws.unix_connect(path, **options)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.usefixtures("clean")
+def test_unix_connect_does_not_follow_redirects(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "socket")
+    answered = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock:
+            read_head(sock)
+            sock.sendall(b"HTTP/1.1 302 X\r\nLocation: /\r\nContent-Length: 0\r\n\r\n")
+            answered.set()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with pytest.raises(syncws.InvalidStatus) as raised:
+            syncws.unix_connect(path)
+        thread.join(10)
+    assert answered.is_set()
+    assert type(raised.value) is syncws.InvalidStatus
+
+
+@pytest.mark.usefixtures("clean")
+def test_unix_connect_over_tls(
+    tmp_path: pathlib.Path, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    path = tmp_path / "socket"
+    with syncws.unix_serve(lambda ws: ws.send("hello"), path, ssl=server_context):
+        with syncws.unix_connect(path, "wss://localhost/", ssl=client_context) as ws:
+            assert ws.recv(10) == "hello"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            syncws.unix_connect(path, "wss://name.invalid/", ssl=client_context)
 
 
 def test_unix_connect_names_the_path(tmp_path: pathlib.Path) -> None:

@@ -78,12 +78,15 @@ class Site:
             sock.sendall(answer)
 
 
+REQUEST = Request("/", Headers())
+
+
 # -- where a Location leads -------------------------------------------------------
 
 
 def follow(uri: str, location: str, most: int = 10) -> WebSocketURI:
     response = Response(302, "", Headers([("Location", location)]))
-    return Redirects(most).follow(parse_uri(uri), None, response)
+    return Redirects(most).follow(parse_uri(uri), REQUEST, response)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_f4c_a_location_that_is_none(location: str) -> None:
 def test_f4c_not_one_location(count: int) -> None:
     response = Response(302, "", Headers([("Location", "/b")] * count))
     with pytest.raises(RedirectError, match=f"there are {count} Location headers"):
-        Redirects(10).follow(parse_uri("ws://h/"), None, response)
+        Redirects(10).follow(parse_uri("ws://h/"), REQUEST, response)
 
 
 def test_same_origin() -> None:
@@ -175,7 +178,9 @@ def test_f4c_a_redirect_to_the_same_origin_takes_everything_along(
     server = scripted(site)
     with syncws.connect(
         f"ws://me:pw@127.0.0.1:{server.port}/a?x",
-        additional_headers=iter([("X-Token", "1"), ("Cookie", "c=d"), ("Host", "name.invalid")]),
+        additional_headers=iter(
+            [("X-Token", "1"), ("Cookie", "c=d"), ("Cookie", "e=f"), ("Host", "name.invalid")]
+        ),
         origin="https://origin.example",
         subprotocols=["chat"],
         close_timeout=0.1,
