@@ -41,6 +41,7 @@ from .http11 import Request, Response
 from .protocol import State
 from .results import PingWaiter, Statistics
 from .server import StuckHandler, ThreadingServer, broadcast, serve, unix_serve
+from .server_connection import PendingConnection, ServerConnection
 from .version import version as __version__
 from .waiting import wait
 
@@ -70,6 +71,7 @@ __all__ = [
     "NegotiationError",
     "Opcode",
     "PayloadTooBig",
+    "PendingConnection",
     "PingWaiter",
     "ProtocolError",
     "ProxyError",
@@ -77,6 +79,7 @@ __all__ = [
     "Request",
     "Response",
     "SecurityError",
+    "ServerConnection",
     "State",
     "Statistics",
     "StuckHandler",

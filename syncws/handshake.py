@@ -16,7 +16,7 @@ from .exceptions import InvalidHeader, InvalidUpgrade
 from .headers import Headers, HeadersLike
 from .http11 import Response
 
-__all__ = ["accept_value", "check_upgrade_headers", "error_response", "single"]
+__all__ = ["accept_value", "check_upgrade_headers", "error_response", "single", "text_response"]
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
@@ -52,7 +52,18 @@ def error_response(status_code: int, text: str, headers: HeadersLike = ()) -> Re
         text: The body, one sentence. It must not repeat what the peer sent.
         headers: More headers; a ``Connection`` among them replaces ``close``.
     """
-    body = f"{text}\n".encode()
+    return text_response(status_code, f"{text}\n", headers)
+
+
+def text_response(status_code: int, text: str, headers: HeadersLike = ()) -> Response:
+    """Makes a response of plain text that ends the connection.
+
+    Args:
+        status_code: 200 to 599.
+        text: The body.
+        headers: More headers; a ``Connection`` among them replaces ``close``.
+    """
+    body = text.encode()
     answer = Headers(
         [
             ("Date", email.utils.formatdate(usegmt=True)),
@@ -63,4 +74,8 @@ def error_response(status_code: int, text: str, headers: HeadersLike = ()) -> Re
     answer.update(headers)
     if "Connection" not in answer:
         answer["Connection"] = "close"
-    return Response(status_code, http.HTTPStatus(status_code).phrase, answer, body)
+    try:
+        phrase = http.HTTPStatus(status_code).phrase
+    except ValueError:
+        phrase = ""  # nobody has registered it
+    return Response(status_code, phrase, answer, body)

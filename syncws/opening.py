@@ -9,6 +9,7 @@ A peer that dribbles its request costs its socket and a parser, never a thread.
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import ssl
 import time
@@ -18,7 +19,7 @@ from .exceptions import InvalidMessage
 from .handshake import error_response
 from .http11 import Request, RequestParser, Response
 from .reader import READ, WRITE, Reader, Timer
-from .server_handshake import check_upgrade
+from .server_handshake import check_upgrade, without_content
 from .transport import TLSTransport, Transport
 from .workers import Workers
 
@@ -32,6 +33,8 @@ FAREWELL_BYTES = 16 * 1024 * 1024
 # Read from one peer in one turn of the reader thread.
 _TURN = 4
 _CHUNK = 65536
+# An answer up to this size should fit into the peer's and our buffers: it is written at once.
+SMALL_ANSWER = 65536
 
 
 class Opening:
@@ -46,6 +49,7 @@ class Opening:
         tls_workers: The threads that do TLS handshakes: these cost milliseconds of CPU
             time and may call the user's SNI callback.
         open_timeout: Seconds until it is given up, or ``None``.
+        check: Says how to turn a request away, or ``None`` if it is to be admitted.
         admit: Called with the opening once :attr:`request` is there and valid. The
             descriptor is then not watched, no timer runs, and whoever takes
             :attr:`transport` is responsible for it; or it calls :meth:`turn_away`.
@@ -60,6 +64,7 @@ class Opening:
         context: ssl.SSLContext | None,
         tls_workers: Workers,
         open_timeout: float | None,
+        check: Callable[[Request], Response | None] = check_upgrade,
         admit: Callable[[Opening], object],
         ended: Callable[[Opening], object],
     ) -> None:
@@ -70,6 +75,7 @@ class Opening:
         self.reader = reader
         self._context = context
         self._tls_workers = tls_workers
+        self._check = check
         self._admit = admit
         self._ended = ended
         self._transport: Transport | None = None
@@ -84,7 +90,8 @@ class Opening:
         self._asking = False
         self._closed = False
         self._leaving = False
-        self._farewell = b""
+        self._farewell: list[memoryview] = []
+        self._patience = FAREWELL_TIME
         self._discarded = 0
 
     @property
@@ -118,13 +125,15 @@ class Opening:
         if not self._secured:
             self.close()
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.reader.call_at(time.monotonic() + patience, self.close)
+        self._end_within(patience)
         if not self._leaving:
             self._leaving = True
             self.reader.unwatch(self._sock.fileno())
-            self._farewell = response.serialize()
+            parts = [response.serialize()]
+            if len(response.body) > SMALL_ANSWER:
+                # Not copied: a thousand peers may be reading the same page.
+                parts = [dataclasses.replace(response, body=b"").serialize(), response.body]
+            self._farewell = [memoryview(part) for part in parts]
             self._send_farewell()
 
     def _give_up(self) -> None:
@@ -145,6 +154,12 @@ class Opening:
         self._stop_watching()
         self._sock.close()
         self._ended(self)
+
+    def _end_within(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._patience = seconds
+        self._timer = self.reader.call_at(time.monotonic() + seconds, self.close)
 
     def _watch(self, interest: int, callback: Callable[[int], object]) -> None:
         self.reader.watch(self._sock.fileno(), interest, callback)
@@ -212,9 +227,9 @@ class Opening:
                 return
             if request is not None:
                 break
-        response = check_upgrade(request)
+        response = self._check(request)
         if response is not None:
-            self.turn_away(response)
+            self.turn_away(without_content(request, response))
             return
         self.request = request
         self.early_data = self._parser.rest
@@ -225,8 +240,13 @@ class Opening:
 
     def _send_farewell(self, ready: int = 0) -> None:
         try:
-            sent = self.transport.send(self._farewell)
-            self._farewell = self._farewell[sent:]
+            # One peer that reads fast must not keep the reader thread from the others.
+            for _ in range(_TURN):
+                if not self._farewell or not (sent := self.transport.send(self._farewell[0])):
+                    break
+                self._farewell[0] = self._farewell[0][sent:]
+                if not self._farewell[0]:
+                    del self._farewell[0]
             flushed = self.transport.flush()
         except OSError:
             self.close()
@@ -234,6 +254,8 @@ class Opening:
         if self._farewell or not flushed:
             self._watch(WRITE, self._send_farewell)
             return
+        if self._patience > FAREWELL_TIME:
+            self._end_within(FAREWELL_TIME)  # the rest of it was for the writing
         self.transport.end_output()
         self._discard()
 

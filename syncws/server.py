@@ -18,6 +18,7 @@ from .accepting import listen_tcp, listen_unix, unix_remover
 from .connection import Connection
 from .exceptions import ConnectionClosed
 from .frames import Opcode
+from .hooks import Hooks, ProcessRequest, ProcessResponse
 from .negotiation import Origins, SelectSubprotocol
 from .options import (
     Options,
@@ -28,9 +29,10 @@ from .options import (
     check_size,
     check_socket,
 )
+from .server_connection import Handler
 from .server_handshake import SERVER, accept, check_server_options
 from .serving import StuckHandler, ThreadingServer
-from .session import Handler, Service
+from .session import Service
 from .waiting import check_connections
 
 __all__ = ["Handler", "StuckHandler", "ThreadingServer", "broadcast", "serve", "unix_serve"]
@@ -51,6 +53,8 @@ def serve(
     origins: Origins | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
+    process_request: ProcessRequest | None = None,
+    process_response: ProcessResponse | None = None,
     server_header: str | None = SERVER,
     open_timeout: float | None = 10,
     max_connections: int | None = None,
@@ -92,6 +96,14 @@ def serve(
         subprotocols: Supported subprotocols in order of preference.
         select_subprotocol: Chooses the subprotocol instead: called with the request and
             the list of what the client offers, in the handler's thread.
+        process_request: Called with a :class:`PendingConnection` and the request before
+            anything else is decided, in the handler's thread; if it returns a
+            :class:`Response`, this is the answer, with its ``Content-Length`` and
+            ``Connection: close``. With it, GET and HEAD requests without a valid upgrade
+            reach it, too, and get their 426 only if it returns ``None``.
+        process_response: Called with the :class:`PendingConnection`, the request and the
+            response, a 101 or a refusal; it may change the response or return another.
+            An exception in one of these three is logged, and answered with 500.
         server_header: The ``Server`` header, or ``None`` for none.
         open_timeout: Seconds a peer has for its whole opening handshake, or ``None``.
         max_connections: Peers beyond so many connections are told 503.
@@ -135,7 +147,6 @@ def serve(
             subprotocols=subprotocols,
             select_subprotocol=select_subprotocol,
             server_header=server_header,
-            secure=ssl is not None,
         ),
         options=Options(
             ping_interval=ping_interval,
@@ -148,6 +159,7 @@ def serve(
             write_limit=write_limit,
         ),
         logger=logging.getLogger("syncws.server") if logger is None else logger,
+        hooks=Hooks(process_request, process_response),
     )
     if sock is not None:
         sock.listen(backlog)

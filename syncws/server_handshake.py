@@ -9,6 +9,7 @@ subprotocol, which is a token by then.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -30,7 +31,15 @@ from .negotiation import (
 from .uri import parse_authority
 from .version import version
 
-__all__ = ["SERVER", "accept", "check_server_options", "check_upgrade"]
+__all__ = [
+    "SERVER",
+    "accept",
+    "check_request",
+    "check_server_options",
+    "check_upgrade",
+    "upgrade_required",
+    "without_content",
+]
 
 SERVER = f"syncws/{version}"
 """Default ``Server`` header."""
@@ -39,6 +48,21 @@ SERVER = f"syncws/{version}"
 # not looked at: they change nothing, for the key is used as text.
 _is_key = re.compile(r"[A-Za-z0-9+/]{22}==").fullmatch
 _ABSOLUTE_FORM = re.compile(r"((?:http|ws)s?)://([^/?]*).*", re.ASCII | re.IGNORECASE)
+
+
+def check_request(request: Request) -> Response | None:
+    """Checks what a request must have to be shown to a hook, which may answer it.
+
+    Returns:
+        An error response (400 or 405), or ``None``: it is a GET or HEAD without a body, and
+        all readers agree on what it says. Whether it asks for an upgrade is not looked at.
+        No code of the user runs, so the reader thread may call it.
+    """
+    if request.method not in ("GET", "HEAD"):
+        text = "This server answers the GET and HEAD methods."
+        return error_response(405, text, [("Allow", "GET, HEAD")])
+    problem = _http_problem(request)
+    return None if problem is None else error_response(400, problem)
 
 
 def check_upgrade(request: Request) -> Response | None:
@@ -60,9 +84,9 @@ def check_upgrade(request: Request) -> Response | None:
     try:
         check_upgrade_headers(headers)
     except InvalidUpgrade:
-        return _upgrade_required("This is a WebSocket server: an upgrade is required.")
+        return upgrade_required("This is a WebSocket server: an upgrade is required.")
     if headers.get_all("Sec-WebSocket-Version") != ["13"]:
-        return _upgrade_required("The version of the WebSocket protocol must be 13.")
+        return upgrade_required("The version of the WebSocket protocol must be 13.")
     keys = headers.get_all("Sec-WebSocket-Key")
     if len(keys) != 1 or _is_key(keys[0]) is None:
         return error_response(400, "Exactly one valid Sec-WebSocket-Key header is required.")
@@ -154,7 +178,8 @@ def check_server_options(
         Headers([("Server", server_header)])
 
 
-def _upgrade_required(text: str) -> Response:
+def upgrade_required(text: str) -> Response:
+    """Makes the answer to a request that asks for no upgrade, or for another one."""
     # RFC 9110 section 15.5.22 wants Upgrade, whose sender must list it in Connection;
     # RFC 6455 section 4.4 wants the version. The connection is closed all the same: a
     # proxy may take any answer to an upgrade for its success.
@@ -167,6 +192,11 @@ def _upgrade_required(text: str) -> Response:
             ("Sec-WebSocket-Version", "13"),
         ],
     )
+
+
+def without_content(request: Request, response: Response) -> Response:
+    """``response``, or, as the answer to a HEAD, its head alone (RFC 9110 section 9.3.2)."""
+    return dataclasses.replace(response, body=b"") if request.method == "HEAD" else response
 
 
 def _http_problem(request: Request) -> str | None:

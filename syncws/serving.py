@@ -28,8 +28,9 @@ from .connection import Connection
 from .frames import SLICE, Close, CloseCode
 from .handshake import error_response
 from .http11 import Response
-from .opening import FAREWELL_TIME, Opening
+from .opening import FAREWELL_TIME, SMALL_ANSWER, Opening
 from .reader import Reader
+from .server_handshake import check_request, check_upgrade
 from .session import Service, Session
 from .workers import Workers
 
@@ -41,6 +42,8 @@ TLS_THREADS = 4
 GRACE = 0.5
 # A peer that is told 503 because of a shutdown has so long to read it, in seconds.
 LAST_FAREWELL_TIME = 0.25
+# Seconds for a peer to read a large answer, if open_timeout does not say.
+ANSWER_TIME = 10.0
 _MOMENT = 0.002
 
 
@@ -49,8 +52,8 @@ class StuckHandler(NamedTuple):
 
     Attributes:
         thread_name: The name of its thread.
-        connection: Its connection, which was aborted; ``None`` if the user's
-            ``select_subprotocol`` is what hangs.
+        connection: Its connection, which was aborted; ``None`` if a hook of the user's in
+            the opening handshake is what hangs.
         stack: What the thread was doing, as in a traceback.
     """
 
@@ -99,6 +102,8 @@ class ThreadingServer:
         self._goodbye: Close | None = None  # how connections are closed; set by shutdown()
         # Touched by the reader thread only, and by shutdown() after its end.
         self._openings: set[Opening] = set()
+        # Peers that are answered, not upgraded: each counts as a connection until it has left.
+        self._answered: dict[Opening, Session] = {}
         self._listening = True
         # Released by whoever changes something that shutdown() waits for. Not a SimpleQueue: up to
         # Python 3.12 its get(timeout=) waits forever when a signal handler runs in it for longer
@@ -214,6 +219,7 @@ class ThreadingServer:
             context=self._context,
             tls_workers=self._helpers,
             open_timeout=self._open_timeout,
+            check=check_upgrade if self._service.hooks.process_request is None else check_request,
             admit=self._admit,
             ended=self._forget,
         )
@@ -225,7 +231,11 @@ class ThreadingServer:
 
     def _forget(self, opening: Opening) -> None:
         self._openings.discard(opening)
-        self._tell()
+        session = self._answered.pop(opening, None)
+        if session is None:
+            self._tell()
+        else:
+            self._end(session)
 
     def _admit(self, opening: Opening) -> None:
         """Gives a peer whose request is valid to a handler thread."""
@@ -260,8 +270,14 @@ class ThreadingServer:
 
     def _turn_away(self, session: Session, opening: Opening, response: Response) -> None:
         self._openings.add(opening)
-        self._end(session)
-        opening.turn_away(response, LAST_FAREWELL_TIME if self._goodbye else FAREWELL_TIME)
+        session.thread = None  # it is in our hands now
+        self._answered[opening] = session
+        patience = FAREWELL_TIME
+        if self._goodbye is not None:
+            patience = LAST_FAREWELL_TIME
+        elif len(response.body) > SMALL_ANSWER:
+            patience = max(self._open_timeout or ANSWER_TIME, FAREWELL_TIME)
+        opening.turn_away(response, patience)
 
     def _stop_listening(self, acceptor: Acceptor) -> None:
         acceptor.close()

@@ -1,8 +1,8 @@
 """One connection of a server, from its valid request to the end of its handler.
 
 What belongs here: what runs in a handler thread, which is all that runs the user's code:
-accepting the request (``origins``, ``select_subprotocol``), then the handler. What does
-not: threads, and the list of sessions (:mod:`.serving`).
+hooks, accepting the request (``origins``, ``select_subprotocol``), then the handler. What
+does not: threads, and the list of sessions (:mod:`.serving`).
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import logging
 import threading
 from collections.abc import Callable
 
-from .connection import Connection
 from .exceptions import ConnectionClosed
 from .frames import Close, CloseCode, Side
 from .handshake import error_response
-from .http11 import Request, Response
+from .hooks import Hooks
+from .http11 import Response
 from .opening import Opening
 from .options import Options
 from .reader import Reader
+from .server_connection import Handler, PendingConnection, ServerConnection
+from .server_handshake import without_content
 
-__all__ = ["Handler", "Service", "Session"]
-
-Handler = Callable[[Connection], object]
-"""What a server calls for each connection; the connection is closed when it returns."""
+__all__ = ["Service", "Session"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,15 +33,18 @@ class Service:
 
     Args:
         handler: Called for each connection.
-        accept: Answers a valid request: the response, and the subprotocol if it is a 101.
+        accept: Answers a valid upgrade request, given whether the peer is ``secure``: the
+            response, and the subprotocol if it is a 101.
         options: For the connections.
         logger: Gets the failures of the user's code.
+        hooks: May answer instead.
     """
 
     handler: Handler
-    accept: Callable[[Request], tuple[Response, str | None]]
+    accept: Callable[..., tuple[Response, str | None]]
     options: Options
     logger: logging.Logger
+    hooks: Hooks = dataclasses.field(default_factory=Hooks)
 
     def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
         """Logs; never in the reader thread, for log handlers are user code."""
@@ -61,7 +63,7 @@ class Session:
 
     def __init__(self, service: Service, reader: Reader) -> None:
         self.thread: threading.Thread | None = None
-        self.connection: Connection | None = None
+        self.connection: ServerConnection | None = None
         self._service = service
         self._reader = reader
         # Guards `connection` and `_goodbye` against each other.
@@ -73,25 +75,36 @@ class Session:
 
         Returns:
             ``None`` if the peer has been dealt with: the transport was taken. Otherwise
-            what to turn it away with.
+            what to answer it before it is turned away.
         """
         self.thread = threading.current_thread()
         request = opening.request
         if request is None:
             raise RuntimeError("a session begins with a request")
+        pending = PendingConnection(
+            request,
+            opening.transport,
+            self._service.logger,
+            secure=opening.transport.tls is not None,
+        )
+        subprotocol: str | None = None
         try:
-            response, subprotocol = self._service.accept(request)
+            hooks = self._service.hooks
+            response = hooks.before(pending)
+            if response is None:
+                response, subprotocol = self._service.accept(request, secure=pending.secure)
+            response = hooks.after(pending, response)
         except BaseException:
             # The user's code failed. The peer is not told how.
             self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
-            return error_response(500, "The server failed to answer the request.")
+            response = error_response(500, "The server failed to answer the request.")
         if response.status_code != 101:
-            return response
+            return without_content(request, response)
         if self._goodbye is not None:
             return error_response(503, "The server is shutting down.")
-        connection = self._connect(opening, request, response, subprotocol)
+        connection = self._connect(opening, pending, response, subprotocol)
         if connection is not None:
-            self._converse(connection)
+            self._converse(connection, pending.handler or self._service.handler)
         return None
 
     def close(self, goodbye: Close) -> None:
@@ -103,22 +116,27 @@ class Session:
             connection.start_close(goodbye.code, goodbye.reason)
 
     def _connect(
-        self, opening: Opening, request: Request, response: Response, subprotocol: str | None
-    ) -> Connection | None:
+        self,
+        opening: Opening,
+        pending: PendingConnection,
+        response: Response,
+        subprotocol: str | None,
+    ) -> ServerConnection | None:
         transport = opening.transport
         try:
             transport.send_before(response.serialize(), opening.deadline)
-            connection = Connection(
+            connection = ServerConnection(
                 transport,
                 Side.SERVER,
                 reader=self._reader,
                 options=self._service.options,
-                request=request,
+                request=pending.request,
                 response=response,
                 subprotocol=subprotocol,
                 early_data=opening.early_data,
                 logger=self._service.logger,
             )
+            connection.continue_from(pending)
         except OSError as error:
             # It left, or does not read: TimeoutError is one, too.
             transport.close()
@@ -135,10 +153,10 @@ class Session:
             connection.start_close(goodbye.code, goodbye.reason)
         return connection
 
-    def _converse(self, connection: Connection) -> None:
+    def _converse(self, connection: ServerConnection, handler: Handler) -> None:
         code = CloseCode.NORMAL_CLOSURE
         try:
-            self._service.handler(connection)
+            handler(connection)
         except BaseException as error:
             # SystemExit, too: a handler ends its connection, not the server.
             if isinstance(error, ConnectionClosed) and not connection.connected:

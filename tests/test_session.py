@@ -16,6 +16,7 @@ from upgrading import upgrade
 import syncws
 import syncws.session
 from syncws.frames import Close
+from syncws.hooks import Hooks
 from syncws.opening import Opening
 from syncws.options import Options
 from syncws.reader import Reader
@@ -54,6 +55,7 @@ class Stage:
         theirs.settimeout(PATIENCE)
         self.handler: Callable[[syncws.Connection], object] = lambda ws: None
         self.accept: Callable[..., Any] = accept
+        self.hooks = Hooks()
         self.opening = Opening(
             self.ours,
             reader=self.reader,
@@ -69,9 +71,10 @@ class Stage:
     def session(self) -> Session:
         service = Service(
             handler=lambda ws: self.handler(ws),
-            accept=lambda request: self.accept(request),
+            accept=lambda request, secure: self.accept(request),
             options=Options(close_timeout=0.5),
             logger=self.logger,
+            hooks=self.hooks,
         )
         return Session(service, self.reader)
 
@@ -258,7 +261,7 @@ def test_no_memory_for_a_connection(stage: Stage, monkeypatch: pytest.MonkeyPatc
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(syncws.session, "Connection", fail)
+    monkeypatch.setattr(syncws.session, "ServerConnection", fail)
     assert stage.run() is None
     assert stage.ours.fileno() == -1
     assert len(stage.logger.at(logging.ERROR)) == 1
@@ -286,13 +289,13 @@ def test_g19x_closed_while_the_answer_is_sent(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = stage.session()
-    real = syncws.Connection
+    real = syncws.ServerConnection
 
-    def connect(*arguments: Any, **options: Any) -> syncws.Connection:
+    def connect(*arguments: Any, **options: Any) -> syncws.ServerConnection:
         session.close(Close(1001, "too late"))
         return real(*arguments, **options)
 
-    monkeypatch.setattr(syncws.session, "Connection", connect)
+    monkeypatch.setattr(syncws.session, "ServerConnection", connect)
     stage.handler = lambda ws: ws.recv()
     thread = stage.start(session)
     stage.peer.receive_head()
