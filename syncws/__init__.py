@@ -5,6 +5,7 @@ What belongs here: the public names. What does not: anything else.
 
 from __future__ import annotations
 
+from .authentication import basic_auth
 from .client import connect, unix_connect
 from .connection import Connection
 from .exceptions import (
@@ -87,6 +88,7 @@ __all__ = [
     "TooManyFragments",
     "WebSocketError",
     "__version__",
+    "basic_auth",
     "broadcast",
     "connect",
     "serve",
