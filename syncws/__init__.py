@@ -41,6 +41,7 @@ from .headers import Headers
 from .http11 import Request, Response
 from .protocol import State
 from .results import PingWaiter, Statistics
+from .routing import route, unix_route
 from .server import StuckHandler, ThreadingServer, broadcast, serve, unix_serve
 from .server_connection import PendingConnection, ServerConnection
 from .version import version as __version__
@@ -91,8 +92,10 @@ __all__ = [
     "basic_auth",
     "broadcast",
     "connect",
+    "route",
     "serve",
     "unix_connect",
+    "unix_route",
     "unix_serve",
     "wait",
 ]

@@ -18,13 +18,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "syncws"
 LONGEST = 500
-# A run-time dependency beside the standard library has to be written down here first. python_socks
-# and trustme are extras.
+# A run-time dependency beside the standard library has to be written down here first.
+# python_socks, trustme and werkzeug are extras.
 THIRD_PARTY = {
     "certifi": {"tls"},
     "cffi": {"frames"},
     "python_socks": {"socks"},
     "trustme": {"cli", "demo"},
+    "werkzeug": {"routing"},
 }
 # Both are lists of names or of one call, with nothing to test by themselves.
 WITHOUT_TESTS = {"__init__", "__main__", "version"}
