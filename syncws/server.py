@@ -10,13 +10,14 @@ import logging
 import os
 import socket
 import ssl as ssl_module
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from .accepting import listen_tcp, listen_unix, unix_remover
 from .connection import Connection
 from .exceptions import ConnectionClosed
+from .forwarded import ProxyAddress, TrustedProxies
 from .frames import Opcode
 from .hooks import Hooks, ProcessRequest, ProcessResponse
 from .negotiation import Origins, SelectSubprotocol
@@ -56,6 +57,7 @@ def serve(
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
     server_header: str | None = SERVER,
+    trusted_proxies: Collection[ProxyAddress] | None = None,
     open_timeout: float | None = 10,
     max_connections: int | None = None,
     reuse_port: bool = False,
@@ -105,6 +107,11 @@ def serve(
             response, a 101 or a refusal; it may change the response or return another.
             An exception in one of these three is logged, and answered with 500.
         server_header: The ``Server`` header, or ``None`` for none.
+        trusted_proxies: Addresses and networks (``"10.0.0.0/8"``) of proxies in front of the
+            server; ``"unix:"`` for all that connect to a Unix socket. Of them, and of
+            nobody else, ``Forwarded``, ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are
+            believed: ``remote_address`` and ``secure`` are those of the peer behind them.
+            They have to replace or extend what a client sends.
         open_timeout: Seconds a peer has for its whole opening handshake, or ``None``.
         max_connections: Peers beyond so many connections are told 503.
         reuse_port: Lets several processes listen on the same port (``SO_REUSEPORT``).
@@ -160,6 +167,7 @@ def serve(
         ),
         logger=logging.getLogger("syncws.server") if logger is None else logger,
         hooks=Hooks(process_request, process_response),
+        trusted_proxies=None if trusted_proxies is None else TrustedProxies(trusted_proxies),
     )
     if sock is not None:
         sock.listen(backlog)

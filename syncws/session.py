@@ -12,12 +12,14 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
-from .exceptions import ConnectionClosed
+from .exceptions import ConnectionClosed, InvalidMessage
+from .forwarded import TrustedProxies, forwarded_peer
 from .frames import Close, CloseCode, Side
 from .handshake import error_response
 from .hooks import Hooks
-from .http11 import Response
+from .http11 import Request, Response
 from .opening import Opening
 from .options import Options
 from .reader import Reader
@@ -38,6 +40,7 @@ class Service:
         options: For the connections.
         logger: Gets the failures of the user's code.
         hooks: May answer instead.
+        trusted_proxies: Those whose word on their peers is taken.
     """
 
     handler: Handler
@@ -45,6 +48,7 @@ class Service:
     options: Options
     logger: logging.Logger
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
+    trusted_proxies: TrustedProxies | None = None
 
     def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
         """Logs; never in the reader thread, for log handlers are user code."""
@@ -81,11 +85,16 @@ class Session:
         request = opening.request
         if request is None:
             raise RuntimeError("a session begins with a request")
+        try:
+            address, secure = self._identify(opening, request)
+        except InvalidMessage as error:
+            return without_content(request, error_response(error.status_code, str(error)))
         pending = PendingConnection(
             request,
             opening.transport,
             self._service.logger,
-            secure=opening.transport.tls is not None,
+            secure=secure,
+            stated_address=address,
         )
         subprotocol: str | None = None
         try:
@@ -114,6 +123,21 @@ class Session:
             connection = self.connection
         if connection is not None:
             connection.start_close(goodbye.code, goodbye.reason)
+
+    def _identify(self, opening: Opening, request: Request) -> tuple[Any, bool]:
+        """The address that a trusted proxy states, and whether the peer came over TLS."""
+        secure = opening.transport.tls is not None
+        trusted = self._service.trusted_proxies
+        if trusted is None:
+            return None, secure
+        try:
+            address = opening.transport.sock.getpeername()
+        except OSError:
+            return None, secure  # it has left
+        if not trusted.include(address):
+            return None, secure
+        stated = forwarded_peer(request.headers, trusted)
+        return stated.address, secure if stated.secure is None else stated.secure
 
     def _connect(
         self,

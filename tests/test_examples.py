@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import syncws
 
@@ -52,6 +54,7 @@ def test_all_examples_are_tested() -> None:
         "echo_server.py",
         "full_duplex.py",
         "hello_client.py",
+        "routed_server.py",
         "tls_echo.py",
     }
 
@@ -76,6 +79,31 @@ def test_chat_server_tells_everybody() -> None:
                     assert ws.recv(timeout=PATIENCE) == "guest 2: hi"
                     assert ws.recv(timeout=PATIENCE) == "guest 2: bye"
             assert first.recv(timeout=PATIENCE) == "guest 2 has left"
+
+
+def page(url: str, path: str) -> tuple[int, str]:
+    """Status and body of a plain HTTP request to a WebSocket server."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def test_routed_server() -> None:
+    with server("routed_server.py") as url:
+        assert page(url, "/health") == (200, "fine\n")
+        assert page(url, "/")[1].startswith("<!doctype html>")
+        assert page(url, "/nothing")[0] == 404
+        assert page(url, "/rooms/7")[0] == 426
+        assert page(url, "/admin")[0] == 401
+        with syncws.connect(f"{url}rooms/7") as ws:
+            assert ws.recv(timeout=PATIENCE) == "welcome to room 7"
+            ws.send("hi")
+            assert ws.recv(timeout=PATIENCE) == "room 7: hi"
+        authorized = url.replace("://", "://admin:correct%20horse%20battery%20staple@")
+        with syncws.connect(f"{authorized}admin") as ws:
+            assert ws.recv(timeout=PATIENCE) == "hello admin"
 
 
 def test_tls_echo() -> None:

@@ -15,6 +15,7 @@ from upgrading import upgrade
 
 import syncws
 import syncws.session
+from syncws.forwarded import TrustedProxies
 from syncws.frames import Close
 from syncws.hooks import Hooks
 from syncws.opening import Opening
@@ -56,6 +57,7 @@ class Stage:
         self.handler: Callable[[syncws.Connection], object] = lambda ws: None
         self.accept: Callable[..., Any] = accept
         self.hooks = Hooks()
+        self.trusted_proxies: TrustedProxies | None = None
         self.opening = Opening(
             self.ours,
             reader=self.reader,
@@ -75,6 +77,7 @@ class Stage:
             options=Options(close_timeout=0.5),
             logger=self.logger,
             hooks=self.hooks,
+            trusted_proxies=self.trusted_proxies,
         )
         return Session(service, self.reader)
 
@@ -241,6 +244,13 @@ def test_a_peer_that_left_before_the_answer(stage: Stage) -> None:
     stage.peer.sock.close()
     assert stage.run() is None
     assert stage.ours.fileno() == -1
+    assert len(stage.logger.at(logging.INFO)) == 1
+
+
+def test_a_peer_that_left_is_no_trusted_proxy(stage: Stage) -> None:
+    stage.trusted_proxies = TrustedProxies(["unix:"])
+    stage.ours.close()
+    assert stage.run() is None
     assert len(stage.logger.at(logging.INFO)) == 1
 
 
