@@ -92,6 +92,10 @@ class Peer(NamedTuple):
     address: Any
     secure: bool | None
 
+    def corrected(self, by: Peer) -> Peer:
+        """What ``by`` says, or this where it says nothing."""
+        return Peer(by.address or self.address, self.secure if by.secure is None else by.secure)
+
 
 class _Hop(NamedTuple):
     """One proxy's statement on who it was talking to; no address: unknown or kept secret."""

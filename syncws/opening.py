@@ -1,8 +1,9 @@
 """The server's side of one opening handshake, from accept() to a valid request.
 
-What belongs here: what the reader thread does for a peer that has no handler yet: the TLS
-handshake, reading the request, turning it away so that it sees why, and giving up on it in
-time. What does not: the decision to accept, which may run user code (:mod:`.server`).
+What belongs here: what the reader thread does for a peer that has no handler yet: a PROXY
+header, the TLS handshake, reading the request, turning it away so that it sees why, and
+giving up on it in time. What does not: the decision to accept, which may run user code
+(:mod:`.session`).
 
 A peer that dribbles its request costs its socket and a parser, never a thread.
 """
@@ -16,8 +17,10 @@ import time
 from collections.abc import Callable
 
 from .exceptions import InvalidMessage
+from .forwarded import Peer, TrustedProxies
 from .handshake import error_response
 from .http11 import Request, RequestParser, Response
+from .proxy_protocol import ProxyHeaderParser
 from .reader import READ, WRITE, Reader, Timer
 from .server_handshake import check_upgrade, without_content
 from .transport import TLSTransport, Transport
@@ -49,6 +52,8 @@ class Opening:
         tls_workers: The threads that do TLS handshakes: these cost milliseconds of CPU
             time and may call the user's SNI callback.
         open_timeout: Seconds until it is given up, or ``None``.
+        proxies: If given, only these may connect, and a header of the PROXY protocol has to
+            come first.
         check: Says how to turn a request away, or ``None`` if it is to be admitted.
         admit: Called with the opening once :attr:`request` is there and valid. The
             descriptor is then not watched, no timer runs, and whoever takes
@@ -64,22 +69,27 @@ class Opening:
         context: ssl.SSLContext | None,
         tls_workers: Workers,
         open_timeout: float | None,
+        proxies: TrustedProxies | None = None,
         check: Callable[[Request], Response | None] = check_upgrade,
         admit: Callable[[Opening], object],
         ended: Callable[[Opening], object],
     ) -> None:
         self.request: Request | None = None
         self.early_data = b""
+        # What a header of the PROXY protocol said.
+        self.stated: Peer | None = None
         self.deadline = None if open_timeout is None else time.monotonic() + open_timeout
         self._sock = sock
         self.reader = reader
         self._context = context
         self._tls_workers = tls_workers
+        self._proxies = proxies
         self._check = check
         self._admit = admit
         self._ended = ended
         self._transport: Transport | None = None
         self._parser = RequestParser()
+        self._header_parser = ProxyHeaderParser()
         self._timer: Timer | None = None
         # The TLS object is with one of the workers just now; close() waits for it.
         self._lent = False
@@ -104,16 +114,19 @@ class Opening:
     def start(self) -> None:
         """Begins; raises OSError if the peer is gone already."""
         self._sock.setblocking(False)
+        if self._proxies is not None and not self._proxies.include(self._sock.getpeername()):
+            self.close()
+            return
         if self._sock.family != getattr(socket, "AF_UNIX", None):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.deadline is not None:
             self._timer = self.reader.call_at(self.deadline, self._give_up)
         if self._context is None:
             self._transport = Transport(self._sock)
-            self._watch(READ, self._read)
+        if self._proxies is None:
+            self._begin()
         else:
-            # A TLS object takes tens of kilobytes: not before the peer said something.
-            self._watch(READ, self._lend)
+            self._watch(READ, self._read_proxy_header)
 
     def turn_away(self, response: Response, patience: float = FAREWELL_TIME) -> None:
         """Sends ``response`` and closes, in at most ``patience`` seconds.
@@ -168,6 +181,30 @@ class Opening:
         if self._timer is not None:
             self._timer.cancel()
         self.reader.unwatch(self._sock.fileno())
+
+    def _read_proxy_header(self, ready: int) -> None:
+        # It stands before everything, TLS too, so nothing behind it may be taken.
+        while self.stated is None:
+            try:
+                data = self._sock.recv(self._header_parser.wanted)
+            except (BlockingIOError, InterruptedError):
+                self._watch(READ, self._read_proxy_header)
+                return
+            except OSError:
+                data = b""
+            try:
+                if not data:
+                    raise InvalidMessage("the connection ended in a PROXY header")
+                self.stated = self._header_parser.feed(data)
+            except InvalidMessage:
+                # Not HTTP yet, so there is no answer.
+                self.close()
+                return
+        self._begin()
+
+    def _begin(self) -> None:
+        # A TLS object takes tens of kilobytes: not before the peer said something.
+        self._watch(READ, self._read if self._context is None else self._lend)
 
     # -- TLS ----------------------------------------------------------------------
 

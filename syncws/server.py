@@ -58,6 +58,7 @@ def serve(
     process_response: ProcessResponse | None = None,
     server_header: str | None = SERVER,
     trusted_proxies: Collection[ProxyAddress] | None = None,
+    proxy_protocol: bool = False,
     open_timeout: float | None = 10,
     max_connections: int | None = None,
     reuse_port: bool = False,
@@ -112,6 +113,8 @@ def serve(
             nobody else, ``Forwarded``, ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are
             believed: ``remote_address`` and ``secure`` are those of the peer behind them.
             They have to replace or extend what a client sends.
+        proxy_protocol: Only these proxies may connect, and each connection has to begin
+            with a header of the PROXY protocol, version 1 or 2; all others are closed.
         open_timeout: Seconds a peer has for its whole opening handshake, or ``None``.
         max_connections: Peers beyond so many connections are told 503.
         reuse_port: Lets several processes listen on the same port (``SO_REUSEPORT``).
@@ -140,6 +143,10 @@ def serve(
         if sock.family != socket.AF_UNIX and sock.getsockname()[1] == 0:
             # listen() would take a free port of every interface.
             raise ValueError("sock must be bound")
+    if not isinstance(proxy_protocol, bool):
+        raise TypeError(f"proxy_protocol must be a bool, not {type(proxy_protocol).__name__}")
+    if proxy_protocol and trusted_proxies is None:
+        raise ValueError("proxy_protocol needs trusted_proxies: anybody may write such a header")
     check_server_options(
         origins=origins,
         subprotocols=subprotocols,
@@ -168,6 +175,7 @@ def serve(
         logger=logging.getLogger("syncws.server") if logger is None else logger,
         hooks=Hooks(process_request, process_response),
         trusted_proxies=None if trusted_proxies is None else TrustedProxies(trusted_proxies),
+        proxy_protocol=proxy_protocol,
     )
     if sock is not None:
         sock.listen(backlog)

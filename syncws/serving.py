@@ -219,6 +219,7 @@ class ThreadingServer:
             context=self._context,
             tls_workers=self._helpers,
             open_timeout=self._open_timeout,
+            proxies=self._service.trusted_proxies if self._service.proxy_protocol else None,
             check=check_upgrade if self._service.hooks.process_request is None else check_request,
             admit=self._admit,
             ended=self._forget,

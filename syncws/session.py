@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .exceptions import ConnectionClosed, InvalidMessage
-from .forwarded import TrustedProxies, forwarded_peer
+from .forwarded import Peer, TrustedProxies, forwarded_peer
 from .frames import Close, CloseCode, Side
 from .handshake import error_response
 from .hooks import Hooks
@@ -41,6 +41,7 @@ class Service:
         logger: Gets the failures of the user's code.
         hooks: May answer instead.
         trusted_proxies: Those whose word on their peers is taken.
+        proxy_protocol: Whether they, and only they, connect, by the PROXY protocol.
     """
 
     handler: Handler
@@ -49,6 +50,7 @@ class Service:
     logger: logging.Logger
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
     trusted_proxies: TrustedProxies | None = None
+    proxy_protocol: bool = False
 
     def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
         """Logs; never in the reader thread, for log handlers are user code."""
@@ -126,18 +128,14 @@ class Session:
 
     def _identify(self, opening: Opening, request: Request) -> tuple[Any, bool]:
         """The address that a trusted proxy states, and whether the peer came over TLS."""
-        secure = opening.transport.tls is not None
+        stated = Peer(None, opening.transport.tls is not None)
         trusted = self._service.trusted_proxies
-        if trusted is None:
-            return None, secure
-        try:
-            address = opening.transport.sock.getpeername()
-        except OSError:
-            return None, secure  # it has left
-        if not trusted.include(address):
-            return None, secure
-        stated = forwarded_peer(request.headers, trusted)
-        return stated.address, secure if stated.secure is None else stated.secure
+        if opening.stated is not None:
+            stated = stated.corrected(opening.stated)
+        # Behind a PROXY header, the headers of HTTP are those of whom it names.
+        if trusted is not None and trusted.include(stated.address or _remote_address(opening)):
+            stated = stated.corrected(forwarded_peer(request.headers, trusted))
+        return stated.address, bool(stated.secure)
 
     def _connect(
         self,
@@ -196,3 +194,10 @@ class Session:
         except BaseException as error:
             connection.abort("it could not be closed")
             self._service.log(logging.INFO, "connection %s ended: %r", connection.id, error)
+
+
+def _remote_address(opening: Opening) -> Any:
+    try:
+        return opening.transport.sock.getpeername()
+    except OSError:
+        return None  # it has left
