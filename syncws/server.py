@@ -91,7 +91,8 @@ def serve(
             every interface of this machine.
         port: ``0``: a free one; ``server.url`` and ``server.address`` tell which.
         sock: Listen on this socket instead, which is already bound. The server closes it.
-        ssl: For ``wss://``: a server-side context with a certificate.
+        ssl: For ``wss://``: a server-side context with a certificate. Its protocols (ALPN)
+            are set to ``http/1.1``: a server of WebSockets speaks no other.
         origins: Acceptable values of the ``Origin`` header: strings, compiled regular
             expressions, and ``None`` for requests without it. By default these are
             accepted, and of the others those that name the host of the request: what
@@ -286,3 +287,5 @@ def _check_context(context: ssl_module.SSLContext | None) -> None:
         raise TypeError(f"ssl must be an ssl.SSLContext, not {type(context).__name__}")
     if context.protocol == ssl_module.PROTOCOL_TLS_CLIENT:
         raise ValueError("ssl must be a server-side context: ssl.PROTOCOL_TLS_SERVER")
+    # Otherwise a context that offers h2, too, would agree on it with browsers.
+    context.set_alpn_protocols(["http/1.1"])
