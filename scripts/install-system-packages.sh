@@ -53,6 +53,14 @@ missing_proxies() {
     has_daemon squid || echo squid
     has_daemon microsocks || echo microsocks
     has_daemon danted || echo dante-server
+}
+
+missing_fronts() {
+    has_daemon nginx || echo nginx
+    has_daemon haproxy || echo haproxy
+}
+
+missing_curl() {
     command -v curl >/dev/null || echo curl
 }
 

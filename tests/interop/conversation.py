@@ -68,8 +68,13 @@ def address(port: int, context: ssl.SSLContext | None) -> str:
     return f"{'ws' if context is None else 'wss'}://127.0.0.1:{port}"
 
 
-def converse(url: str, context: ssl.SSLContext | None, **options: Any) -> None:
-    """Has the whole conversation as a client, with syncws and these options of connect()."""
+def converse(
+    url: str, context: ssl.SSLContext | None, *, reason: str = "done", **options: Any
+) -> None:
+    """Has the whole conversation as a client, with syncws and these options of connect().
+
+    ``reason`` is what answers its own when it closes.
+    """
 
     def connect(path: str) -> syncws.Connection:
         return syncws.connect(f"{url}{path}", ssl=context, subprotocols=["chat"], **options)
@@ -87,7 +92,7 @@ def converse(url: str, context: ssl.SSLContext | None, **options: Any) -> None:
         assert connection.ping(b"are you there?").wait(PATIENCE)
         assert connection.latency > 0
         connection.close(3001, "done")
-    assert (connection.close_code, connection.close_reason) == (3001, "done")
+    assert (connection.close_code, connection.close_reason) == (3001, reason)
 
     with connect("/fragments") as connection:
         assert connection.recv(PATIENCE) == "".join(PIECES)

@@ -10,7 +10,8 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,8 @@ from .conftest import Security
 from .conversation import PATIENCE, address, server
 
 HERE = Path(__file__).parent
+# Given the site of a page that may connect: the address to connect to, and its certificate.
+Conversation = Callable[[str], AbstractContextManager[tuple[str, Path | None]]]
 OPTIONS = [
     "--headless",
     # Tests may run as root, in containers: there its sandbox does not work.
@@ -93,8 +96,8 @@ def trusting(certificate: Path) -> str:
     return f"--ignore-certificate-errors-spki-list={digest}"
 
 
-def report_of_page(security: Security, profile: Path, *, refused: bool = False) -> str:
-    """Serves the conversation to the page and returns what it reports."""
+def report_of_page(conversation: Conversation, profile: Path, *, refused: bool = False) -> str:
+    """Has the page hold the conversation, which is served for its site; what it reports."""
     reports: queue.Queue[str] = queue.Queue()
 
     def take_report(connection: syncws.Connection) -> None:
@@ -102,24 +105,36 @@ def report_of_page(security: Security, profile: Path, *, refused: bool = False) 
 
     with (
         web_server() as site,
-        server(security.server, origins=None if refused else [site]) as conversation,
-        syncws.serve(take_report, "127.0.0.1", 0, ssl=security.server, origins=[site]) as told,
+        conversation(site) as (url, certificate),
+        # Plain: a page that is not secure itself may open it from anywhere.
+        syncws.serve(take_report, "127.0.0.1", 0, origins=[site]) as told,
     ):
-        task = {"of": conversation, "to": address(told.address[1], security.server)}
+        task = {"of": url, "to": address(told.address[1], None)}
         if refused:
             task["refused"] = ""
-        options = [] if security.certificate is None else [trusting(security.certificate)]
+        options = [] if certificate is None else [trusting(certificate)]
         with chromium(f"{site}/chromium.html#{urlencode(task)}", profile, *options):
             return reports.get(timeout=PATIENCE)
+
+
+def served_by(security: Security, *, refused: bool = False) -> Conversation:
+    """The conversation with syncws itself."""
+
+    @contextlib.contextmanager
+    def conversation(site: str) -> Iterator[tuple[str, Path | None]]:
+        with server(security.server, origins=None if refused else [site]) as url:
+            yield url, security.certificate
+
+    return conversation
 
 
 @pytest.mark.timeout(3 * PATIENCE)
 def test_chromium_as_client(security: Security, tmp_path: Path) -> None:
     """Whatever the page checks is as it should be."""
-    assert report_of_page(security, tmp_path) == ""
+    assert report_of_page(served_by(security), tmp_path) == ""
 
 
 @pytest.mark.timeout(3 * PATIENCE)
 def test_chromium_on_a_page_of_another_site(security: Security, tmp_path: Path) -> None:
     """A server that names no origins wants pages of its own host only."""
-    assert report_of_page(security, tmp_path, refused=True) == ""
+    assert report_of_page(served_by(security, refused=True), tmp_path, refused=True) == ""

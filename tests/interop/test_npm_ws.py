@@ -11,17 +11,20 @@ from .conversation import PATIENCE, address, converse, server
 HERE = Path(__file__).parent
 
 
+def npm_ws_client(url: str, authority: Path | None) -> None:
+    """Has its client hold the conversation."""
+    command = ["node", str(HERE / "npm_ws_client.mjs"), url]
+    if authority is not None:
+        command.append(str(authority))
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout == "the conversation is over\n"
+
+
 def test_npm_ws_as_client(security: Security) -> None:
     """Its client finds everything it checks in syncws's server."""
     with server(security.server) as url:
-        command = ["node", str(HERE / "npm_ws_client.mjs"), url]
-        if security.authority is not None:
-            command.append(str(security.authority))
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout == "the conversation is over\n"
+        npm_ws_client(url, security.authority)
 
 
 def test_npm_ws_as_server(security: Security) -> None:
