@@ -43,6 +43,7 @@ RULES = [
     Rule("/names/<name>", endpoint=told("name")),
     Rule("/files/<path:name>", endpoint=told("path")),
     Rule("/slash/", endpoint=told("slash")),
+    Rule("/rooms/<name>/", endpoint=told("room")),
     Rule("/marked", endpoint=told("marked"), websocket=True, methods=["GET"]),
     Rule("/pages/<int:number>", endpoint=page, methods=["GET"]),
     Rule("/empty", endpoint=page, methods=["GET"]),
@@ -124,6 +125,16 @@ def test_a_path_without_a_handler(
     server: syncws.ThreadingServer, path: str, status_code: int, field: str
 ) -> None:
     assert refused(server, f"GET {path}") == (status_code, field)
+
+
+def test_e13_a_redirect_cannot_be_split(server: syncws.ThreadingServer) -> None:
+    path = "/rooms/a%0d%0aSet-Cookie:%20b%00%c3%a9?c=%0d%0a"
+    expected = "/rooms/a%0D%0ASet-Cookie:%20b%00%C3%A9/?c=%0d%0a"
+    assert refused(server, f"GET {path}") == (308, expected)
+    # To another host neither: urllib would read //evil as one.
+    assert refused(server, "GET /%2Fevil.example/")[0] == 404
+    status_code, location = refused(server, "GET /rooms/%2F/evil.example")
+    assert (status_code, location) == (308, "/rooms/evil.example/")
 
 
 @pytest.mark.parametrize(
