@@ -22,7 +22,7 @@ from .handshake import error_response
 from .http11 import Request, RequestParser, Response
 from .proxy_protocol import ProxyHeaderParser
 from .reader import READ, WRITE, Reader, Timer
-from .server_handshake import check_upgrade, without_content
+from .server_handshake import check_upgrade
 from .transport import TLSTransport, Transport
 from .workers import Workers
 
@@ -100,6 +100,7 @@ class Opening:
         self._asking = False
         self._closed = False
         self._leaving = False
+        self._head_only = False
         self._farewell: list[memoryview] = []
         self._patience = FAREWELL_TIME
         self._discarded = 0
@@ -142,6 +143,9 @@ class Opening:
         if not self._leaving:
             self._leaving = True
             self.reader.unwatch(self._sock.fileno())
+            if self._head_only:
+                # RFC 9110 section 9.3.2.
+                response = dataclasses.replace(response, body=b"")
             parts = [response.serialize()]
             if len(response.body) > SMALL_ANSWER:
                 # Not copied: a thousand peers may be reading the same page.
@@ -264,9 +268,10 @@ class Opening:
                 return
             if request is not None:
                 break
+        self._head_only = request.method == "HEAD"
         response = self._check(request)
         if response is not None:
-            self.turn_away(without_content(request, response))
+            self.turn_away(response)
             return
         self.request = request
         self.early_data = self._parser.rest

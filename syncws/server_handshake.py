@@ -9,7 +9,6 @@ subprotocol, which is a token by then.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -38,7 +37,6 @@ __all__ = [
     "check_server_options",
     "check_upgrade",
     "upgrade_required",
-    "without_content",
 ]
 
 SERVER = f"syncws/{version}"
@@ -192,11 +190,6 @@ def upgrade_required(text: str) -> Response:
             ("Sec-WebSocket-Version", "13"),
         ],
     )
-
-
-def without_content(request: Request, response: Response) -> Response:
-    """``response``, or, as the answer to a HEAD, its head alone (RFC 9110 section 9.3.2)."""
-    return dataclasses.replace(response, body=b"") if request.method == "HEAD" else response
 
 
 def _http_problem(request: Request) -> str | None:

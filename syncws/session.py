@@ -24,7 +24,6 @@ from .opening import Opening
 from .options import Options
 from .reader import Reader
 from .server_connection import Handler, PendingConnection, ServerConnection
-from .server_handshake import without_content
 
 __all__ = ["Service", "Session"]
 
@@ -90,7 +89,7 @@ class Session:
         try:
             address, secure = self._identify(opening, request)
         except InvalidMessage as error:
-            return without_content(request, error_response(error.status_code, str(error)))
+            return error_response(error.status_code, str(error))
         pending = PendingConnection(
             request,
             opening.transport,
@@ -110,7 +109,7 @@ class Session:
             self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
             response = error_response(500, "The server failed to answer the request.")
         if response.status_code != 101:
-            return without_content(request, response)
+            return response
         if self._goodbye is not None:
             return error_response(503, "The server is shutting down.")
         connection = self._connect(opening, pending, response, subprotocol)

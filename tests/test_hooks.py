@@ -348,6 +348,17 @@ def test_a_page_to_head(start: Start) -> None:
     assert (response.status_code, response.headers["Content-Length"]) == (200, "4")
 
 
+def test_a_refusal_to_head(start: Start) -> None:
+    """Whoever decides it."""
+    for options in ({}, {"process_request": page}, {"process_request": broken}):
+        server = start(**options)
+        assert answered(server, PLAIN.replace(b"GET", b"HEAD")).status_code in (200, 405, 500)
+    server = start(lambda ws: ws.recv(), process_request=page, max_connections=1)
+    with RawClient(server.address) as raw:
+        raw.open()
+        assert answered(server, PLAIN.replace(b"GET", b"HEAD")).status_code == 503
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_no_page(start: Start, method: str) -> None:
     server = start(process_request=page)
