@@ -98,6 +98,12 @@ def test_several_on_one_command(security: Security, url: str) -> None:
     assert written == b"fine\n1\n" * 5
 
 
+def test_http_2_is_declined(security: Security, url: str) -> None:
+    """By ALPN, or by ignoring the upgrade to h2c (RFC 9110 section 7.8)."""
+    written = curl(security, "--http2", f"{url}/health", "--write-out", "%{http_version}")
+    assert written == b"fine\n1.1"
+
+
 def test_a_password(security: Security, url: str) -> None:
     assert curl(security, "--user", "jo:sec:ret", f"{url}/private") == b"hello jo\n"
     head = curl(security, "--head", "--user", "jo:secret", f"{url}/private").partition(b"\r\n\r\n")

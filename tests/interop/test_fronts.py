@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -26,6 +27,18 @@ ELSEWHERE = "127.0.0.2"
 def health(connection: syncws.PendingConnection, request: syncws.Request) -> syncws.Response | None:
     """What HAProxy's check asks for."""
     return connection.respond(200, "fine\n") if request.path == "/health" else None
+
+
+def either(*hooks: Any) -> Any:
+    """A hook that asks several until one of them answers."""
+
+    def hook(connection: syncws.PendingConnection, request: syncws.Request) -> Any:
+        for each in hooks:
+            if (response := each(connection, request)) is not None:
+                return response
+        return None
+
+    return hook
 
 
 def tell(ws: syncws.ServerConnection) -> None:
@@ -216,6 +229,39 @@ def test_a_page_through_a_front(
                 [*command, url + path], capture_output=True, text=True, timeout=PATIENCE, check=True
             )
             assert result.stdout.endswith(status)
+
+
+@pytest.mark.parametrize("http_kind", ["nginx", "haproxy"])
+def test_e11_a_failed_upgrade_opens_no_tunnel(
+    http_kind: str, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """A proxy that took 426 for a success would pass on what follows without looking at it."""
+    seen: list[tuple[str, str]] = []
+
+    def note(connection: syncws.PendingConnection, request: syncws.Request) -> None:
+        if request.path != "/health":
+            seen.append((request.path, ", ".join(request.headers.get_all("X-Forwarded-For"))))
+        return None
+
+    first = (
+        "GET /first HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 1777\r\n\r\n"
+    )
+    second = (
+        "GET /second HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 9.9.9.9\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    with served(http_kind, authority, tmp_path, process_request=either(health, note)) as running:
+        port = int(running.plain.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            sock.sendall((first + second).encode())
+            received = b""
+            while data := sock.recv(65536):
+                received += data
+    assert received.startswith(b"HTTP/1.1 426 ")
+    assert seen[0][0] == "/first"
+    # The second comes with the mark of a proxy that has read it, or not at all.
+    assert seen[1:] in ([], [("/second", "9.9.9.9, 127.0.0.1")])
 
 
 def test_nobody_goes_around_haproxy(authority: trustme.CA, tmp_path: Path) -> None:
