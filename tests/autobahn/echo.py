@@ -13,6 +13,7 @@ finds shows that a bad result does not go unnoticed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 from typing import Any
@@ -20,27 +21,27 @@ from typing import Any
 AGENT = "subject"
 
 
-def library(name: str) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Returns connect, serve, ConnectionClosed and options that switch extensions off."""
+def library(name: str) -> tuple[Any, Any, Any]:
+    """Returns connect, serve and ConnectionClosed."""
     if name == "websockets":
         from websockets.exceptions import ConnectionClosed
         from websockets.sync.client import connect
         from websockets.sync.server import serve
 
-        return connect, serve, ConnectionClosed, {"compression": None}
+        return connect, serve, ConnectionClosed
     import syncws
 
-    return syncws.connect, syncws.serve, syncws.ConnectionClosed, {}
+    return syncws.connect, syncws.serve, syncws.ConnectionClosed
 
 
-def run_server(serve: Any, options: dict[str, Any]) -> None:
+def run_server(serve: Any) -> None:
     """Echoes every message of every connection."""
 
     def echo(connection: Any) -> None:
         for message in connection:
             connection.send(message)
 
-    with serve(echo, "127.0.0.1", 0, **options) as server:
+    with serve(echo, "127.0.0.1", 0) as server:
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
         print(server.socket.getsockname()[1], flush=True)
@@ -48,18 +49,45 @@ def run_server(serve: Any, options: dict[str, Any]) -> None:
         server.shutdown()
 
 
-def run_client(connect: Any, closed: Any, options: dict[str, Any], address: str) -> None:
+def offers(library: str, case: str) -> dict[str, Any]:
+    """What a client has to offer so that the suite's server can ask for what the case is about.
+
+    RFC 7692 section 7.1.1.2: a server may answer with ``client_no_context_takeover`` to any offer,
+    but the suite does so only to those that contain it, and takes any other as a client that
+    does not implement the case.
+    """
+    if not case.startswith(("13.2.", "13.5.", "13.6.", "13.7.")):
+        return {}
+    if library == "websockets":
+        from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+    else:
+        from syncws import ClientPerMessageDeflateFactory
+    without_takeover = ClientPerMessageDeflateFactory(
+        client_no_context_takeover=True, client_max_window_bits=True
+    )
+    extensions = [without_takeover]
+    if case.startswith("13.7."):
+        # As the suite's own client in this case: several offers, the most demanding first.
+        extensions.append(ClientPerMessageDeflateFactory(client_no_context_takeover=True))
+        extensions.append(ClientPerMessageDeflateFactory())
+    return {"compression": None, "extensions": extensions}
+
+
+def run_client(connect: Any, closed: Any, library: str, url: str) -> None:
     """Asks for the number of cases, runs each, and has the report written."""
-    with connect(f"{address}/getCaseCount", **options) as connection:
+    with connect(f"{url}/getCaseCount") as connection:
         count = int(connection.recv())
-    for case in range(1, count + 1):
-        with connect(f"{address}/runCase?case={case}&agent={AGENT}", **options) as connection:
+    for number in range(1, count + 1):
+        with connect(f"{url}/getCaseInfo?case={number}") as connection:
+            case = json.loads(connection.recv())["id"]
+        address = f"{url}/runCase?case={number}&agent={AGENT}"
+        with connect(address, **offers(library, case)) as connection:
             try:
                 while True:
                     connection.send(connection.recv())
             except closed:
                 pass  # How it ended is what the suite reports.
-    with connect(f"{address}/updateReports?agent={AGENT}", **options):
+    with connect(f"{url}/updateReports?agent={AGENT}"):
         pass
 
 
@@ -69,11 +97,11 @@ def main() -> None:
     parser.add_argument("address", nargs="?")
     parser.add_argument("--library", choices=["syncws", "websockets"], default="syncws")
     arguments = parser.parse_args()
-    connect, serve, closed, options = library(arguments.library)
+    connect, serve, closed = library(arguments.library)
     if arguments.role == "server":
-        run_server(serve, options)
+        run_server(serve)
     else:
-        run_client(connect, closed, options, arguments.address)
+        run_client(connect, closed, arguments.library, arguments.address)
 
 
 if __name__ == "__main__":
