@@ -171,7 +171,7 @@ class Raw:
     def __init__(self) -> None:
         self.buffer = bytearray(load.RECEIVE_SIZE)
 
-    def open(self, url: str) -> Any:
+    def open(self, url: str, fields: str = "") -> Any:
         import socket
 
         authority, _, path = url.removeprefix("ws://").partition("/")
@@ -181,7 +181,7 @@ class Raw:
         sock.sendall(
             f"GET /{path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+            f"Sec-WebSocket-Version: 13\r\n{fields}\r\n".encode()
         )
         head = b""
         while not head.endswith(b"\r\n\r\n"):

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from benchmarks.clients import CLIENTS
@@ -57,11 +58,9 @@ RECEIVE_ONLY = {"syncws, for", "syncws, recv_many"}
 class Process:
     """A client process."""
 
-    def __init__(self, name: str, port: int, server_process: int, core: int) -> None:
+    def __init__(self, name: str, command: list[str], core: int) -> None:
         self.name = name
-        self._process = start(
-            "benchmarks.clients", core, name, f"ws://127.0.0.1:{port}", str(server_process)
-        )
+        self._process = start(command, core)
         self._read()
 
     def _read(self) -> str:
@@ -84,10 +83,10 @@ class Process:
         self._process.wait(10)
 
 
-def start(module: str, core: int, *arguments: str) -> subprocess.Popen[str]:
-    """Runs a module of this package, pinned to a core."""
+def start(command: list[str], core: int) -> subprocess.Popen[str]:
+    """Runs a command, pinned to a core."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -95,16 +94,35 @@ def start(module: str, core: int, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def module(name: str) -> list[str]:
+    """The command that runs a module of this package."""
+    return [sys.executable, "-m", name]
+
+
 def measure_all(
-    names: list[str], scenarios: list[Scenario], rounds: int, core: int, scale: float
+    names: list[str],
+    scenarios: list[Scenario],
+    rounds: int,
+    core: int,
+    scale: float,
+    load: str = "benchmarks.load",
+    client: Callable[[str], list[str]] = lambda name: [*module("benchmarks.clients"), name],
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Results by scenario's title and client's name, one for each round."""
-    server = start("benchmarks.load", core)
+    """Measures all clients in turns.
+
+    Args:
+        load: The module of the other end.
+        client: The command of the process of a client, but for the server's address and process.
+
+    Returns:
+        Results by scenario's title and client's name, one for each round.
+    """
+    server = start(module(load), core)
     assert server.stdout is not None
-    port = int(server.stdout.readline())
+    told = [f"ws://127.0.0.1:{int(server.stdout.readline())}", str(server.pid)]
     results: dict[str, dict[str, list[tuple[float, float]]]] = {}
     try:
-        processes = [Process(name, port, server.pid, core) for name in names]
+        processes = [Process(name, [*client(name), *told], core) for name in names]
         counts: dict[tuple[str, str], int] = {}
         for scenario in scenarios:
             results[scenario.title] = {}
@@ -144,13 +162,16 @@ def calibrate(process: Process, scenario: Scenario, duration: float) -> int:
 
 
 def table(
-    results: dict[str, dict[str, list[tuple[float, float]]]], names: list[str], clock: int
+    results: dict[str, dict[str, list[tuple[float, float]]]],
+    names: list[str],
+    clock: int,
+    reference: str = RAW,
 ) -> str:
-    """Markdown: for each client messages a second and, in brackets, the ratio to raw."""
+    """Markdown: for each client messages a second and, in brackets, the ratio to the reference."""
     lines = ["| |" + "|".join(f" {name} " for name in names) + "|"]
     lines.append("|---|" + "---|" * len(names))
     for title, by_name in results.items():
-        raws = by_name.get(RAW)
+        references = by_name.get(reference)
         cells = []
         for name in names:
             if name not in by_name:
@@ -158,11 +179,11 @@ def table(
                 continue
             rate = 1 / statistics.median(result[clock] for result in by_name[name])
             cell = f"{rate:,.0f}"
-            if raws is not None and name != RAW:
+            if references is not None and name != reference:
                 # Of the same round: what slowed one down slowed the other, too.
                 ratio = statistics.median(
-                    raw[clock] / result[clock]
-                    for raw, result in zip(raws, by_name[name], strict=True)
+                    of_reference[clock] / result[clock]
+                    for of_reference, result in zip(references, by_name[name], strict=True)
                 )
                 cell += f" ({ratio:.2f})"
             cells.append(cell)
@@ -170,12 +191,13 @@ def table(
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+def arguments(description: str | None, clients: Iterable[str]) -> argparse.ArgumentParser:
+    """The options that all benchmarks of this kind share."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--scale", type=float, default=1.0, help="of the time per measurement")
-    parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
+    parser.add_argument("--clients", nargs="+", choices=clients, default=list(clients))
     parser.add_argument(
         "--scenarios", nargs="+", metavar="TITLE", help="only those whose title begins so"
     )
@@ -186,14 +208,16 @@ def main() -> None:
         help="processor: the time that both ends computed, for a machine that is busy otherwise",
     )
     parser.add_argument("--json", help="write every single measurement into this file")
-    options = parser.parse_args()
-    scenarios = [
-        scenario
-        for scenario in SCENARIOS
-        if options.scenarios is None or scenario.title.startswith(tuple(options.scenarios))
-    ]
-    names = [name for name in CLIENTS if name in options.clients]
-    results = measure_all(names, scenarios, options.rounds, options.core, options.scale)
+    return parser
+
+
+def report(
+    options: argparse.Namespace,
+    results: dict[str, dict[str, list[tuple[float, float]]]],
+    names: list[str],
+    reference: str = RAW,
+) -> None:
+    """Prints what was measured, and on what."""
     if options.json:
         with open(options.json, "w") as file:
             json.dump(results, file)
@@ -201,7 +225,22 @@ def main() -> None:
     print(
         f"{options.rounds} rounds, {options.clock} clock, load average {os.getloadavg()[0]:.1f}\n"
     )
-    print(table(results, names, 0 if options.clock == "wall" else 1))
+    print(table(results, names, 0 if options.clock == "wall" else 1, reference))
+
+
+def chosen(options: argparse.Namespace, scenarios: list[Scenario]) -> list[Scenario]:
+    """The scenarios that were asked for."""
+    if options.scenarios is None:
+        return scenarios
+    return [one for one in scenarios if one.title.startswith(tuple(options.scenarios))]
+
+
+def main() -> None:
+    options = arguments(__doc__, CLIENTS).parse_args()
+    names = [name for name in CLIENTS if name in options.clients]
+    scenarios = chosen(options, SCENARIOS)
+    results = measure_all(names, scenarios, options.rounds, options.core, options.scale)
+    report(options, results, names)
 
 
 if __name__ == "__main__":
