@@ -76,18 +76,14 @@ class ClientHandshake:
     ) -> None:
         self._offered = check_subprotocols(subprotocols)
         additional = Headers(() if additional_headers is None else additional_headers)
-        hosts = _check_additional(additional)
+        hosts = [] if additional_headers is None else _check_additional(additional)
         key = base64.b64encode(os.urandom(16)).decode("ascii")
         self._accept = accept_value(key)
         self.subprotocol: str | None = None
-        headers = Headers(
-            [
-                ("Host", hosts[0] if hosts else uri.host_header),
-                ("Upgrade", "websocket"),
-                ("Connection", "Upgrade"),
-                ("Sec-WebSocket-Key", key),
-                ("Sec-WebSocket-Version", "13"),
-            ]
+        headers = Headers([("Host", hosts[0] if hosts else uri.host_header)])
+        headers.add_field_lines(
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
         )
         if origin is not None:
             if not isinstance(origin, str):

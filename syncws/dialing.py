@@ -10,8 +10,9 @@ Deadlines are ``time.monotonic()`` values or ``None``.
 from __future__ import annotations
 
 import errno
+import math
 import os
-import selectors
+import select
 import socket
 import threading
 import time
@@ -28,9 +29,6 @@ ATTEMPT_DELAY = 0.25
 # tens of seconds after its caller gave up. So many may hang at once; more lookups queue.
 RESOLVER_THREADS = 16
 _UNIX_RETRY = 0.01
-
-# PollSelector costs no descriptor and has no limit of 1,024; Windows has select() only.
-_Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class Address(NamedTuple):
@@ -137,21 +135,22 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
         TimeoutError: The deadline passed.
     """
     waiting = _take_turns(addresses)
-    attempts: list[socket.socket] = []
+    attempts: dict[int, socket.socket] = {}  # by descriptor
     errors: list[OSError] = []
     winner: socket.socket | None = None
     next_attempt = 0.0
-    selector = _Selector()
+    poll = select.poll()  # which costs no descriptor, and has no limit of 1,024
     try:
         while winner is None:
             now = time.monotonic()
             if waiting and (now >= next_attempt or not attempts):
                 try:
-                    attempts.append(_begin(waiting.pop(0)))
+                    sock = _begin(waiting.pop(0))
                 except OSError as error:
                     errors.append(error)
                 else:
-                    selector.register(attempts[-1], selectors.EVENT_WRITE)
+                    attempts[sock.fileno()] = sock
+                    poll.register(sock, select.POLLOUT)
                     next_attempt = now + ATTEMPT_DELAY
                 continue
             if not attempts:
@@ -160,14 +159,15 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
                 raise TimeoutError
             until = next_attempt if waiting else now + SLICE
             until = min(until, now + SLICE, now + SLICE if deadline is None else deadline)
-            for key, _ in selector.select(max(until - now, 0.0)):
-                sock = key.fileobj
+            # Rounded up: a wait must not become a busy loop in its last millisecond.
+            for descriptor, _ in poll.poll(max(math.ceil((until - now) * 1000), 0)):
+                sock = attempts[descriptor]
                 try:
                     _complete(sock)
                 except OSError as error:
                     errors.append(error)
-                    selector.unregister(sock)
-                    attempts.remove(sock)
+                    poll.unregister(descriptor)
+                    del attempts[descriptor]
                     sock.close()
                     next_attempt = now
                 else:
@@ -175,8 +175,7 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
                     break
         return winner
     finally:
-        selector.close()
-        for sock in attempts:
+        for sock in attempts.values():
             if sock is not winner:
                 sock.close()
 

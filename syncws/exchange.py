@@ -6,10 +6,8 @@ What does not: what requests and responses say (:mod:`.client_handshake`, :mod:`
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 import time
-from collections.abc import Iterator
 
 from .exceptions import InvalidMessage
 from .http11 import Request, Response, ResponseParser
@@ -32,15 +30,29 @@ class Budget:
         self.open_timeout = open_timeout
         self.deadline = None if open_timeout is None else time.monotonic() + open_timeout
 
-    @contextlib.contextmanager
-    def step(self, doing: str) -> Iterator[None]:
+    def step(self, doing: str) -> Step:
         """Makes a :exc:`TimeoutError` say what was going on."""
-        try:
-            yield
-        except TimeoutError as error:
-            if self.deadline is None or time.monotonic() < self.deadline:
-                raise  # ETIMEDOUT: the kernel gave up
-            text = f"timed out while {doing} (open_timeout={self.open_timeout} s for everything)"
+        return Step(self, doing)
+
+
+class Step:
+    """See :meth:`Budget.step`. A generator would take four times as long."""
+
+    __slots__ = ("_budget", "_doing")
+
+    def __init__(self, budget: Budget, doing: str) -> None:
+        self._budget = budget
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            deadline, timeout = self._budget.deadline, self._budget.open_timeout
+            if deadline is None or time.monotonic() < deadline:
+                return  # ETIMEDOUT: the kernel gave up
+            text = f"timed out while {self._doing} (open_timeout={timeout} s for everything)"
             raise TimeoutError(text) from error
 
 

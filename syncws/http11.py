@@ -45,6 +45,12 @@ _is_target = re.compile(r"[\x21-\x7e]+").fullmatch
 _FIELD_LINE = re.compile(rf"({TOKEN}):([\t\x20-\x7e\x80-\xff]*)".encode("latin-1"))
 _REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])".encode())
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+# All header lines of a head as we would write them ourselves, which nearly every peer does.
+# Possessive: it fails as fast as it matches.
+_VISIBLE = r"[\x21-\x7e\x80-\xff]++"
+_plain_lines = re.compile(
+    rf"(?:{TOKEN}: (?:{_VISIBLE}(?:[\t ]++{_VISIBLE})*+)?\r\n)*+\r\n".encode("latin-1")
+).fullmatch
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _is_length = re.compile(r"[0-9]{1,18}").fullmatch
 
@@ -206,6 +212,10 @@ class _Parser:
 
     def _take_head(self) -> tuple[bytes, Headers] | None:
         """The first line and the headers, once the empty line is here."""
+        if self._first_line is None and self._scanned == self._start:
+            head = self._take_plain_head()
+            if head is not None:
+                return head
         while (line := self._take_line()) is not None:
             if self._first_line is None:
                 self._check_first_line(line)
@@ -214,10 +224,23 @@ class _Parser:
             elif line:
                 self._add_field(line)
             else:
-                head = self._first_line, Headers.from_field_lines(self._fields)
+                head = self._first_line, Headers.from_field_lines("".join(self._fields))
                 self._first_line, self._fields = None, []
                 return head
         return None
+
+    def _take_plain_head(self) -> tuple[bytes, Headers] | None:
+        """The same in one step, of a short head that came at once and has nothing unusual."""
+        start = self._start
+        end = self._buffer.find(b"\r\n\r\n", start, min(start + MAX_LINE_SIZE, self._limit))
+        if end < 0:
+            return None
+        line, _, lines = bytes(self._buffer[start : end + 4]).partition(b"\r\n")
+        if b"\n" in line or _plain_lines(lines) is None or lines.count(b"\n") > MAX_HEADERS + 1:
+            return None  # it is taken apart, and whatever is wrong gets its answer
+        self._check_first_line(line)
+        self._start = self._scanned = end + 4
+        return line, Headers.from_field_lines(lines[:-2].decode("latin-1"))
 
     def _add_field(self, line: bytes) -> None:
         if len(self._fields) == MAX_HEADERS:
@@ -395,11 +418,12 @@ class ResponseParser(_Parser):
 
     def _frame_body(self, response: Response) -> None:
         # RFC 9112 section 6.3, in its order.
-        codings = ",".join(response.headers.get_all("Transfer-Encoding"))
-        lengths = set(response.headers.get_all("Content-Length"))
         if self._switches(response) or response.status_code in (204, 304):
             self._left = 0
-        elif codings:
+            return
+        codings = ",".join(response.headers.get_all("Transfer-Encoding"))
+        lengths = set(response.headers.get_all("Content-Length"))
+        if codings:
             self._chunked = codings.lower().rpartition(",")[2].strip(" \t") == "chunked"
         elif lengths:
             length = lengths.pop()

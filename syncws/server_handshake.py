@@ -143,16 +143,15 @@ def accept(
             subprotocol = preferred_subprotocol(subprotocols, offered)
     except NegotiationError:
         return error_response(400, "No subprotocol in common."), None
-    answer = [
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", accept_value(headers["Sec-WebSocket-Key"]).decode("ascii")),
-    ]
+    accepted = accept_value(headers["Sec-WebSocket-Key"]).decode("ascii")
+    answer = Headers.from_field_lines(
+        f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accepted}\r\n"
+    )
     if subprotocol is not None:
-        answer.append(("Sec-WebSocket-Protocol", subprotocol))
+        answer["Sec-WebSocket-Protocol"] = subprotocol
     if server_header is not None:
-        answer.append(("Server", server_header))
-    return Response(101, "Switching Protocols", Headers(answer)), subprotocol
+        answer["Server"] = server_header
+    return Response(101, "Switching Protocols", answer), subprotocol
 
 
 def check_server_options(

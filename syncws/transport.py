@@ -242,6 +242,12 @@ class TLSTransport(Transport):
         self._incoming.write(data)
         return True
 
+    def receive(self, size: int = CHUNK) -> bytes | None:
+        """The same as new ``bytes``; ``b""`` at the end of the stream."""
+        memory = bytearray(size)
+        count = self.receive_into(memoryview(memory))
+        return None if count is None else bytes(memory[:count])
+
     def flush(self) -> bool:
         """Writes encrypted bytes that wait; whether none is left."""
         while self._outgoing.pending:
@@ -278,12 +284,6 @@ class TLSTransport(Transport):
                     self.flush()
                 raise
             return 0 if self.flush() else WRITE
-
-    def receive(self, size: int = CHUNK) -> bytes | None:
-        """As :meth:`receive_into`, as new ``bytes``."""
-        memory = bytearray(size)
-        count = self.receive_into(memoryview(memory))
-        return None if count is None else bytes(memory[:count])
 
     def receive_into(self, memory: memoryview) -> int | None:
         """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""

@@ -219,6 +219,8 @@ def parse_host(authority: str) -> tuple[str, int | None]:
 
 
 def _percent_encode(text: str) -> str:
+    if text.isascii():
+        return text
     try:
         return _NOT_ASCII.sub(lambda match: urllib.parse.quote(match[0], safe=""), text)
     except UnicodeEncodeError:
