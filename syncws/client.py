@@ -23,7 +23,15 @@ from .exchange import Budget, exchange
 from .frames import Side
 from .headers import Headers, HeadersLike
 from .http11 import Response, ResponseParser
-from .options import Options, check_integer, check_logger, check_path, check_seconds, check_socket
+from .options import (
+    Options,
+    check_integer,
+    check_logger,
+    check_path,
+    check_seconds,
+    check_socket,
+    shared_options,
+)
 from .reaching import Route, make_route, reach, secure
 from .reader import client_reader
 from .redirects import Redirects, same_origin
@@ -157,7 +165,7 @@ def connect(
         check_seconds("open_timeout", open_timeout)
         check_integer("max_redirects", max_redirects, 0)
         check_logger(logger)
-        options = Options(
+        options = shared_options(
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
             close_timeout=close_timeout,

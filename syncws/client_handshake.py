@@ -39,6 +39,8 @@ _RESERVED = frozenset(
     }
 )
 
+_NO_HEADERS = Headers()
+
 
 class ClientHandshake:
     """The client's part of one opening handshake: a request, then a check of the answer.
@@ -75,12 +77,16 @@ class ClientHandshake:
         user_agent_header: str | None = USER_AGENT,
     ) -> None:
         self._offered = check_subprotocols(subprotocols)
-        additional = Headers(() if additional_headers is None else additional_headers)
-        hosts = [] if additional_headers is None else _check_additional(additional)
+        additional = _NO_HEADERS
+        hosts: list[str] = []
+        if additional_headers is not None:
+            additional = Headers(additional_headers)
+            hosts = _check_additional(additional)
         key = base64.b64encode(os.urandom(16)).decode("ascii")
         self._accept = accept_value(key)
         self.subprotocol: str | None = None
-        headers = Headers([("Host", hosts[0] if hosts else uri.host_header)])
+        headers = Headers.from_field_lines("")
+        headers["Host"] = hosts[0] if hosts else uri.host_header
         headers.add_field_lines(
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
@@ -101,9 +107,9 @@ class ClientHandshake:
             headers["Authorization"] = basic_authorization(uri.username, uri.password or "")
         if "User-Agent" not in additional and user_agent_header is not None:
             headers["User-Agent"] = user_agent_header
-        headers.update(
-            [(name, value) for name, value in additional.raw_items() if name.lower() != "host"]
-        )
+        for name, value in additional.raw_items():
+            if name.lower() != "host":
+                headers[name] = value
         self.request = Request(uri.resource_name, headers)
 
     def check_response(self, response: Response) -> None:

@@ -63,6 +63,14 @@ def resolve(host: str, port: int, deadline: float | None) -> list[Address]:
         TimeoutError: The deadline passed.
     """
     try:
+        # What getaddrinfo() would say, without the IDNA codec and its own detours.
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        pass  # IPv6, an unusual form, or a name
+    else:
+        sockaddr = (host, port)
+        return [Address(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, sockaddr)]
+    try:
         return _look_up(host, port, socket.AI_NUMERICHOST)
     except OSError:
         pass  # a name
@@ -134,7 +142,7 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
         OSError: Every address failed.
         TimeoutError: The deadline passed.
     """
-    waiting = _take_turns(addresses)
+    waiting = _take_turns(addresses) if len(addresses) > 1 else list(addresses)
     attempts: dict[int, socket.socket] = {}  # by descriptor
     errors: list[OSError] = []
     winner: socket.socket | None = None

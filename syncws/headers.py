@@ -179,10 +179,11 @@ HeadersLike: TypeAlias = Headers | _SupportsKeys | Iterable[tuple[str, str]]
 
 
 def _pairs(headers: HeadersLike) -> Iterator[tuple[str, str]]:
-    if isinstance(headers, Headers):
+    # The types of lists first: asking an abstract class or a protocol takes 20 times as long.
+    listed = isinstance(headers, (tuple, list))
+    if not listed and isinstance(headers, Headers):
         yield from headers.raw_items()
-    # The question to a protocol takes 20 times as long.
-    elif not isinstance(headers, (tuple, list)) and isinstance(headers, _SupportsKeys):
+    elif not listed and isinstance(headers, _SupportsKeys):
         for name in headers.keys():
             yield name, headers[name]
     elif isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):

@@ -7,6 +7,7 @@ opened. What does not: acting on them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ import ssl
 import sys
 import threading
 import time
+from typing import Any
 
 __all__ = [
     "Options",
@@ -25,6 +27,7 @@ __all__ = [
     "check_size",
     "check_socket",
     "check_timeout",
+    "shared_options",
 ]
 
 MIB = 2**20
@@ -178,3 +181,15 @@ class Options:
         check_size("write_limit", self.write_limit, 1)
         if self.write_limit is None:
             raise TypeError("write_limit must be an int, not None: memory must have a bound")
+
+
+def shared_options(**values: Any) -> Options:
+    """The same as :class:`Options`, and the same object for the same values if possible."""
+    try:
+        return _same_options(**values)
+    except TypeError:
+        return Options(**values)  # an unhashable value: the error is to name the option
+
+
+# Typed, because True and 1024.0 are no sizes.
+_same_options = functools.lru_cache(maxsize=32, typed=True)(Options)

@@ -80,7 +80,8 @@ class Transport:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        sock.setblocking(False)
+        if sock.gettimeout() != 0.0:
+            sock.setblocking(False)
 
     @property
     def external(self) -> bool:

@@ -8,6 +8,7 @@ text in a path or a query) or refused. What does not: resolving names, HTTP.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import re
 import urllib.parse
@@ -137,6 +138,8 @@ def parse_uri(uri: str) -> WebSocketURI:
     raise InvalidURI(uri, problem)
 
 
+# As urllib.parse.urlsplit() does. A program that connects often, connects to few URIs.
+@functools.lru_cache(maxsize=64, typed=True)
 def _parse(uri: str) -> WebSocketURI:
     if _FORBIDDEN.search(uri) is not None:
         raise ValueError("it contains a space or a control character; percent-encode it")

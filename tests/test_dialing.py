@@ -330,3 +330,18 @@ def test_a_unix_socket_whose_queue_is_full(tmp_path: pathlib.Path, accepts: bool
         else:
             with pytest.raises(TimeoutError):
                 connect_unix(path, soon(0.1))
+
+
+def test_an_ipv4_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = resolve("127.0.0.1", 80, None)
+    assert found == [
+        Address(
+            *socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)[0][:3], ("127.0.0.1", 80)
+        )
+    ]
+
+    def unwanted(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("looked up")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unwanted)
+    assert resolve("127.0.0.1", 80, None) == found

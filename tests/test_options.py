@@ -6,6 +6,7 @@ import logging
 import math
 import pathlib
 import time
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from syncws.options import (
     check_path,
     check_seconds,
     check_timeout,
+    shared_options,
 )
 
 SECONDS = ["ping_interval", "ping_timeout", "close_timeout"]
@@ -134,3 +136,17 @@ def test_check_logger() -> None:
     check_logger(logging.LoggerAdapter(logger))  # type: ignore[arg-type]  # nearly a logger
     with pytest.raises(TypeError, match="logger must be a logging\\.Logger or None, not str"):
         check_logger("tests")  # type: ignore[arg-type]  # that is the test
+
+
+def test_the_same_values_share_their_options() -> None:
+    options = shared_options(max_size=5, ping_interval=1)
+    assert shared_options(max_size=5, ping_interval=1) is options
+    assert shared_options() == Options()
+
+
+@pytest.mark.parametrize("value", [1024.0, True, [1024], {}])
+def test_a_value_that_only_equals_a_good_one_is_refused(value: Any) -> None:
+    shared_options(max_queue=1024)
+    shared_options(max_queue=1)
+    with pytest.raises(TypeError, match="max_queue"):
+        shared_options(max_queue=value)
