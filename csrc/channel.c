@@ -80,10 +80,11 @@ static int take_locked(syncws_channel *channel, int mode) {
     if (mode == SYNCWS_TAKE_EVENT &&
         (channel->owner != 0 || !(channel->flags & SYNCWS_FLAG_ARMED)))
         return SYNCWS_NOT_ARMED;
-    if (channel->owner != 0)
-        return SYNCWS_BUSY;
+    /* Whoever owns it then only drains: nothing will come of that for others. */
     if ((channel->flags & SYNCWS_FLAG_PARKED) && mode != SYNCWS_TAKE_DRAIN)
         return SYNCWS_PARKED;
+    if (channel->owner != 0)
+        return SYNCWS_BUSY;
     if (mode == SYNCWS_TAKE_MESSAGE)
         channel->flags &= ~(unsigned)SYNCWS_FLAG_HANDED;
     channel->flags &= ~(unsigned)(SYNCWS_FLAG_ARMED | SYNCWS_FLAG_PAUSED);
@@ -98,8 +99,10 @@ static void leave_locked(syncws_channel *channel, unsigned flags) {
     channel->flags &= ~(unsigned)SYNCWS_FLAG_FOLLOWERS; /* the caller notifies them */
     if (flags & SYNCWS_FLAG_QUEUED)
         channel->generation++;
-    if ((channel->flags & SYNCWS_FLAG_GONE) || (flags & SYNCWS_FLAG_PARKED))
-        list_locked(channel, 1); /* the reader acts on the end, if nobody else does */
+    if (channel->flags & SYNCWS_FLAG_GONE)
+        list_locked(channel, 1);
+    else if (flags & SYNCWS_FLAG_PARKED)
+        list_locked(channel, 0); /* the reader acts on the end, if nobody else has by then */
     else if (!(channel->flags & (SYNCWS_FLAG_LISTED | UNREAD)))
         list_locked(channel, 0);
 }
@@ -150,7 +153,9 @@ int syncws_is_mine(syncws_channel *channel) {
 
 int syncws_follow(syncws_channel *channel, int mode) {
     pthread_mutex_lock(&channel->mutex);
-    unsigned stop = SYNCWS_FLAG_GONE | SYNCWS_FLAG_PARKED;
+    unsigned stop = SYNCWS_FLAG_GONE;
+    if (mode != SYNCWS_TAKE_DRAIN)
+        stop |= SYNCWS_FLAG_PARKED;
     if (mode == SYNCWS_TAKE_MESSAGE)
         stop |= SYNCWS_FLAG_QUEUED;
     int wait = channel->owner != 0 && !(channel->flags & stop);
@@ -191,7 +196,8 @@ void syncws_set_flags(syncws_channel *channel, int set, int clear) {
         channel->generation++;
     if ((unsigned)set & SYNCWS_FLAG_PAUSED)
         channel->flags &= ~(unsigned)SYNCWS_FLAG_ARMED;
-    if ((unsigned)clear & SYNCWS_FLAG_PAUSED)
+    /* One that is gone was listed by whoever ended it. */
+    if (((unsigned)clear & SYNCWS_FLAG_PAUSED) && !(channel->flags & SYNCWS_FLAG_GONE))
         list_locked(channel, 1);
     pthread_mutex_unlock(&channel->mutex);
 }
@@ -257,6 +263,23 @@ int syncws_claim_close(syncws_channel *channel) {
                   channel->users == 0 && !(channel->flags & SYNCWS_FLAG_CLOSED);
     if (claimed)
         channel->flags |= SYNCWS_FLAG_CLOSED;
+    pthread_mutex_unlock(&channel->mutex);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return claimed;
+}
+
+int syncws_end(syncws_channel *channel) {
+    /* write_mutex: as in syncws_claim_close(). */
+    pthread_mutex_lock(&channel->write_mutex);
+    pthread_mutex_lock(&channel->mutex);
+    int claimed = channel->owner == syncws_this_thread() && channel->users == 0 &&
+                  !(channel->flags & SYNCWS_FLAG_CLOSED);
+    if (claimed) {
+        channel->owner = 0;
+        channel->flags |= SYNCWS_FLAG_GONE | SYNCWS_FLAG_CLOSED;
+        channel->flags &= ~(unsigned)(SYNCWS_FLAG_ARMED | SYNCWS_FLAG_FOLLOWERS);
+        list_locked(channel, 0); /* the caller does all that is left, if nothing stops it */
+    }
     pthread_mutex_unlock(&channel->mutex);
     pthread_mutex_unlock(&channel->write_mutex);
     return claimed;

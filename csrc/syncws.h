@@ -285,7 +285,7 @@ enum syncws_take_mode {
     SYNCWS_TAKE_MESSAGE = 0, /* for a message: not if the inbound queue may have one */
     SYNCWS_TAKE_WAIT = 1,    /* to wait for something else */
     SYNCWS_TAKE_EVENT = 2,   /* the reader thread, after its selector said so */
-    SYNCWS_TAKE_DRAIN = 3    /* the reader thread, after the input has ended */
+    SYNCWS_TAKE_DRAIN = 3    /* to read to the end, even after the input has ended */
 };
 
 enum syncws_interest { SYNCWS_READ = 1, SYNCWS_WRITE = 2 };
@@ -344,6 +344,9 @@ void syncws_unwatched(syncws_channel *channel);
 int syncws_abort(syncws_channel *channel);
 /* 1, once: gone and unused, so the caller closes the descriptor. */
 int syncws_claim_close(syncws_channel *channel);
+/* The owner has read to the end: gone, not owned, and claimed as by syncws_claim_close(), all in
+ * one.  0: another thread uses the descriptor, and nothing has changed. */
+int syncws_end(syncws_channel *channel);
 /* In a forked child: new locks, gone, no owner. */
 void syncws_channel_after_fork(syncws_channel *channel);
 

@@ -1,14 +1,8 @@
-"""One connection without its public face: what control frames do, and how it ends.
+"""One connection without its public face: what control frames do, and its reader thread.
 
-What belongs here: pings, keepalive, closing, and what the reader thread does for a
-connection. What does not: arguments and return values of the public API
-(:mod:`.connection`), reading (:mod:`.input`), writing (:mod:`.output`).
-
-The end of the input (a close frame, a violation, EOF) is an event *in order*: the
-decoder stops there, the channel is *parked*, and the end is acted on when the program
-has taken the messages before it and comes back for more, or calls ``close()``, or does
-neither for :data:`GRACE` seconds. So an echo of the last good message leaves before
-the close frame that answers the bad one.
+What belongs here: pings, keepalive, and what the reader thread does for a connection.
+What does not: arguments and return values of the public API (:mod:`.connection`), reading
+(:mod:`.input`), writing (:mod:`.output`), closing (:mod:`.ending`).
 """
 
 from __future__ import annotations
@@ -18,23 +12,19 @@ import threading
 import time
 import weakref
 
-from .exceptions import ConcurrencyError, ProtocolError
-from .frames import Close, CloseCode, Opcode, Record, Side, ffi, lib, thread_scratch
+from .ending import TURN, EndingChannel
+from .exceptions import ConcurrencyError
+from .frames import Close, CloseCode, Opcode, Record, Side, lib
 from .options import Options
 from .output import adopt_main_thread
 from .protocol import State
 from .reader import READ, WRITE, Reader, Timer
-from .streaming import StreamingChannel
-from .transport import CHUNK, STALLED_TICK, Transport
+from .transport import STALLED_TICK, Transport
 
 __all__ = ["Channel", "Pending"]
 
 # How long a program may take to come back for more before a parked end is acted on.
 GRACE = 1.0  # seconds
-# Bytes thrown away after a failure, so that the peer can read our close frame.
-_DISCARD_LIMIT = 64 * 2**20
-# Bytes the reader thread takes from one connection before it looks at the others.
-_TURN = 4 * CHUNK
 
 
 class Pending:
@@ -48,7 +38,7 @@ class Pending:
         self.sent_at = time.monotonic()
 
 
-class Channel(StreamingChannel):
+class Channel(EndingChannel):
     """One connection. Methods may be called by any thread unless they say otherwise.
 
     Args:
@@ -60,18 +50,10 @@ class Channel(StreamingChannel):
     """
 
     __slots__ = (
-        "_close_timer",
-        "_descriptor",
-        "_discarded",
-        "_draining",
-        "_finished",
         "_grace_timer",
-        "_half_closed",
         "_keepalive_timer",
         "_stall_timer",
-        "_unsent_close",
         "abandoned",
-        "hurry",
         "latency",
         "pings",
     )
@@ -85,33 +67,19 @@ class Channel(StreamingChannel):
         early_data: bytes = b"",
     ) -> None:
         super().__init__(transport, side, reader, options)
-        # state_lock: whether the end was acted on; a close frame that C does not have yet;
-        # pings by payload; the timers.
-        self._finished = False
-        self._unsent_close: bytes | None = None
+        # state_lock: pings by payload.
         self.pings: dict[bytes, Pending] = {}
         self.latency = 0.0
-        self._close_timer: Timer | None = None
+        # The reader thread's.
         self._grace_timer: Timer | None = None
         self._keepalive_timer: Timer | None = None
         self._stall_timer: Timer | None = None
         # Set by the public object's finalizer, which takes no lock.
         self.abandoned = False
-        # Set by who waits for the end: it is acted on without grace.
-        self.hurry = False
-        # The reader thread's: reading to the end and throwing away.
-        self._descriptor = transport.fileno()
-        self._draining = False
-        self._half_closed = False
-        self._discarded = 0
         try:
             self.feed(early_data)
             reader.attach(self)
             lib.syncws_list(self.c, 0)
-            interval = options.ping_interval
-            if interval is not None:
-                when = time.monotonic() + interval
-                self._keepalive_timer = reader.call_at(when, self._keep_alive)
         except BaseException:
             # The caller closes the socket, and C must not use the number after that.
             lib.syncws_leave(self.c, 0)
@@ -205,111 +173,12 @@ class Channel(StreamingChannel):
             self.send_control(Opcode.CLOSE, payload)
         self.abort(error, "keepalive ping timeout")
 
-    # -- closing ------------------------------------------------------------------
-
-    def start_close(self, close: Close) -> None:
-        """Sends a close frame without waiting; the reader thread does the rest."""
-        if self.end is not None:
-            self.finish_input()
-        try:
-            with self.state_lock:
-                payload = self.closing.send(close)
-                if payload is None:
-                    return
-                self._unsent_close = payload
-            self._send_close()
-        finally:
-            # Reading must go on until the peer's close frame, whatever is queued; and the
-            # reader thread looks, and goes on where a Ctrl-C has stopped this.
-            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
-
-    def fail(self, error: BaseException, code: int, reason: str) -> None:
-        """Fails the connection (RFC 6455 section 7.1.7) without waiting."""
-        try:
-            with self.state_lock:
-                payload = self.closing.fail(error, code, reason)
-                if payload is not None:
-                    self._unsent_close = payload
-            self._send_close()
-        finally:
-            lib.syncws_set_flags(self.c, 0, lib.SYNCWS_FLAG_PAUSED)
-
-    def _send_close(self) -> None:
-        """Hands the close frame to C, which takes only one; may be repeated."""
-        payload = self._unsent_close
-        if payload is not None:
-            self._start_close_timer()
-            self.send_control(Opcode.CLOSE, payload)
-            self._unsent_close = None
-            self.notify()
-
-    def _start_close_timer(self) -> None:
-        timeout = self.options.close_timeout
-        with self.state_lock:
-            if timeout is not None and self._close_timer is None:
-                self._close_timer = self.reader.call_at(
-                    time.monotonic() + timeout, self._close_timed_out
-                )
-
-    def _close_timed_out(self) -> None:
-        if not self.gone:
-            self.abort(
-                None if self.closing.complete else TimeoutError("timed out (close_timeout)"),
-                "the closing handshake did not end within close_timeout",
-            )
-
-    def finish_input(self) -> None:
-        """Acts on the end of the input, once: answers it, and lets the reader drain."""
-        if self._finished or self.end is None:
-            return
-        try:
-            with self.state_lock:
-                if self._finished:
-                    return  # the reader thread and the program came at the same time
-                end = self.end
-                payload = None
-                if isinstance(end, bytes):
-                    payload = self.closing.receive(end)
-                elif isinstance(end, ProtocolError):
-                    payload = self.closing.fail(end)
-                # No call from here on, so both or none.
-                if payload is not None:
-                    self._unsent_close = payload
-                self._finished = True
-            self._act_on_end()
-        finally:
-            # The reader thread goes on where a Ctrl-C has stopped this.
-            lib.syncws_list(self.c, 1)
-
-    def _act_on_end(self) -> None:
-        """The rest of :meth:`finish_input`; may be repeated."""
-        end = self.end
-        self._send_close()
-        if isinstance(end, bytes | ProtocolError):
-            self._start_close_timer()
-            self.reader.call_soon(self._drain)
-            self.notify()
-        else:
-            self.abort(end if isinstance(end, OSError) else None, str(end))
-
-    def read_last_words(self, deadline: float | None) -> None:
-        """Reads to the end after a write error: the peer's close frame may wait there."""
-        timeout = self.options.close_timeout
-        patience = None if timeout is None else time.monotonic() + timeout
-        if deadline is not None:
-            patience = deadline if patience is None else min(patience, deadline)
-        self.resume_reading()
-        lib.syncws_list(self.c, 1)
-        self.wait_until(lambda: self.end is not None or self.gone, patience)
-        if self.end is not None:
-            self.finish_input()
-        else:
-            self.abort(self.write_error or OSError("writing to the connection failed"))
-
     # -- the reader thread --------------------------------------------------------
 
     def look(self) -> None:
         """C listed this channel: something changed."""
+        # Before anything else: from here on the reader thread alone lets go of it.
+        self.looked = True
         if self.abandoned and self.closing.state is State.OPEN:
             self.hurry = True
             self.start_close(Close(CloseCode.GOING_AWAY, ""))
@@ -319,20 +188,17 @@ class Channel(StreamingChannel):
                 # C ended it: see syncws_finish().
                 with self.state_lock:
                     self.closing.end(None, "interrupted in the middle of receiving")
-                self.notify()
-            self.reap()
-            self.reader.unwatch(self._descriptor, self.on_ready)
-            if lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_CLOSED:
-                self._forget()
-            return
+            return self._let_go()
         if lib.syncws_message_cut(self.c) and self.closing.state is State.OPEN:
             self.give_up_message(None)
         if self._unsent_close is not None:
             self._send_close()
+        self._start_timers()
         if self._draining:
             return self._drain()
         if self._finished:
-            return self._act_on_end()
+            self._act_on_end()
+            return
         if self.end is not None:
             return self._park()
         interest = lib.syncws_look(self.c)
@@ -356,6 +222,22 @@ class Channel(StreamingChannel):
     def _ask_again(self) -> None:
         self._stall_timer = None
         self.on_ready(WRITE)
+    def _start_timers(self) -> None:
+        """Here and not by who knows first: most connections end before any is needed."""
+        interval = self.options.ping_interval
+        opened = self.closing.state is State.OPEN
+        if self._keepalive_timer is None and interval is not None and opened:
+            when = time.monotonic() + interval
+            self._keepalive_timer = self.reader.call_at(when, self._keep_alive)
+        if self._close_timer is None and self.closed_by is not None:
+            self._close_timer = self.reader.call_at(self.closed_by, self._close_timed_out)
+
+    def _let_go(self) -> None:
+        self.reap()
+        self.reader.unwatch(self._descriptor, self.on_ready)
+        if lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_CLOSED:
+            self._forget()
+        self.notify()
 
     def _forget(self) -> None:
         for timer in (
@@ -377,7 +259,7 @@ class Channel(StreamingChannel):
         if ready & WRITE:
             self.flush()
         if ready & READ:
-            self.read_turn(_TURN)
+            self.read_turn(TURN)
         self.look()
 
     def _park(self) -> None:
@@ -389,54 +271,6 @@ class Channel(StreamingChannel):
             timeout = self.options.close_timeout
             grace = GRACE if timeout is None else min(GRACE, timeout)
             self._grace_timer = self.reader.call_at(time.monotonic() + grace, self.finish_input)
-
-    def _drain(self) -> None:
-        """Writes what waits, half-closes, reads and discards up to the end."""
-        self._draining = True
-        if lib.syncws_take(self.c, lib.SYNCWS_TAKE_DRAIN) != lib.SYNCWS_OK:
-            if self.gone:
-                self.reap()
-            return
-        ended = False
-        try:
-            # C takes note that the selector reports room: it need not list what waits for it.
-            lib.syncws_look(self.c)
-            waiting = self.flush() == lib.SYNCWS_PENDING
-            flushed = lib.syncws_output_idle(self.c)
-            # Section 7.1.1: the server closes TCP first; after a failure either does.
-            if (
-                flushed
-                and not self._half_closed
-                and (self.side is Side.SERVER or not self.closing.complete)
-            ):
-                self._half_closed = True
-                with self.state_lock:
-                    self.transport.end_output()
-            ended = self._discard()
-        except OSError:
-            ended = True
-        finally:
-            flags = lib.syncws_leave(self.c, 0)
-            self.left(flags)
-        if ended or self._discarded > _DISCARD_LIMIT:
-            self.abort()
-        elif not self.gone:
-            interest = READ | WRITE if waiting and not self.transport.stalled else READ
-            self.reader.watch(self.transport.fileno(), interest, self.on_ready)
-
-    def _discard(self) -> bool:
-        memory = memoryview(ffi.buffer(thread_scratch().input))
-        for _ in range(_TURN // CHUNK):
-            with self.state_lock:
-                count = self.transport.receive_into(memory)
-            if count is None:
-                return False
-            if count == 0:
-                return True
-            self._discarded += count
-        # Listed once, however often it is asked for.
-        lib.syncws_list(self.c, 1)
-        return False
 
     def fail_in_reader(self, error: BaseException) -> None:
         """Something went wrong in the reader thread that nobody foresaw."""

@@ -8,7 +8,6 @@ cannot do (:mod:`.channel`).
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
@@ -415,18 +414,7 @@ class Connection:
         close = Close.check(code, reason)
         if channel.forked:
             raise channel.exception()
-        channel.hurry = True
-        channel.start_close(close)
-        if channel.is_busy_here():
-            return
-        timeout = channel.options.close_timeout
-        # The reader thread's own timer comes first; the half second is for its turn.
-        deadline = None if timeout is None else time.monotonic() + timeout + 0.5
-        # Whoever ends it closes the descriptor just after saying so; a caller of close() that
-        # returned in between would find it open.
-        transport = channel.transport
-        if not channel.wait_until(lambda: channel.gone and transport.fileno() < 0, deadline):
-            channel.abort(None, "the closing handshake did not end within close_timeout")
+        channel.close(close)
 
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Waits until the connection is closed, by whichever side.

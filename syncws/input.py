@@ -27,7 +27,7 @@ PARKED = lib.SYNCWS_FLAG_PARKED
 DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
 
 # Results of reading after which the caller owns the channel.
-_OWNED = frozenset(
+OWNED = frozenset(
     {
         lib.SYNCWS_RECORDS,
         lib.SYNCWS_RECORDS_MORE,
@@ -37,7 +37,7 @@ _OWNED = frozenset(
     }
 )
 # The same, and those after which C keeps the caller owner if others must be told.
-_MAYBE_OWNED = _OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
+_MAYBE_OWNED = OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
 
 
 def take_single(scratch: Any) -> str | bytes:
@@ -49,7 +49,7 @@ def take_single(scratch: Any) -> str | bytes:
     return message
 
 
-def _free_scratch() -> Any:
+def free_scratch() -> Any:
     """The thread's scratch, or a new one in a signal handler in the middle of a call."""
     scratch = thread_scratch()
     return new_scratch() if scratch.unclaimed else scratch
@@ -63,7 +63,7 @@ class InputChannel(DeliveryChannel):
     def feed(self, data: bytes) -> None:
         """Decodes bytes that came by another way: behind the opening handshake."""
         for start in range(0, len(data), CHUNK):
-            scratch = _free_scratch()
+            scratch = free_scratch()
             piece = data[start : start + CHUNK]
             code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_WAIT)
             if code != lib.SYNCWS_OK:
@@ -143,7 +143,7 @@ class InputChannel(DeliveryChannel):
 
         Does not wait if there are pieces of ``stream``.
         """
-        scratch = _free_scratch()
+        scratch = free_scratch()
         if lib.syncws_is_mine(self.c):
             raise ConcurrencyError("this thread is in the middle of receiving already")
         try:
@@ -156,7 +156,7 @@ class InputChannel(DeliveryChannel):
                     code = lib.syncws_decode_input(self.c, scratch, 0)
                 else:
                     code = self._read(scratch, milliseconds if wait else 0)
-                if code in _OWNED:
+                if code in OWNED:
                     self._digest(scratch, code)
                     code = lib.SYNCWS_OK
         except BaseException:

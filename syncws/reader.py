@@ -39,10 +39,14 @@ _FEW_TIMERS = 256
 _FAR_AWAY = 3600.0  # seconds; no wait is longer, whatever the platform's clock allows
 
 
-class Attached(Protocol):
-    """What a reader needs of a connection."""
+class Named(Protocol):
+    """What a reader needs of a connection to let go of it."""
 
     token: int
+
+
+class Attached(Named, Protocol):
+    """What a reader needs of a connection."""
 
     def look(self) -> None:
         """Something changed: arm it, flush it, or let it go."""
@@ -211,7 +215,7 @@ class Reader:
         self._attached[channel.token] = channel
         self._start()
 
-    def detach(self, channel: Attached) -> None:
+    def detach(self, channel: Named) -> None:
         """Lets go of ``channel``."""
         self._attached.pop(channel.token, None)
 
@@ -278,8 +282,9 @@ class Reader:
 
     def watch(self, descriptor: int, interest: int, callback: Callable[[int], object]) -> None:
         """Calls ``callback(ready)`` once when ``descriptor`` is ready for ``interest``."""
-        self._callbacks[descriptor] = callback
+        # In this order: a descriptor that was closed just now leaves nothing behind.
         self._poller.arm(descriptor, interest)
+        self._callbacks[descriptor] = callback
 
     def unwatch(self, descriptor: int, callback: Callable[[int], object] | None = None) -> None:
         """Forgets ``descriptor``; with ``callback`` only if it is still that one's."""

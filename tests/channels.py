@@ -21,6 +21,7 @@ from reliability.peer import Frame, Peer
 
 from syncws import channel as channel_module
 from syncws import delivery as delivery_module
+from syncws import ending as ending_module
 from syncws import input as input_module
 from syncws import streaming as streaming_module
 from syncws.channel import Channel
@@ -226,7 +227,8 @@ def interpose(
     **replacements: Callable[..., Any],
 ) -> None:
     """Lets the modules (all of a channel's by default) call ``replacements`` instead of C."""
-    for module in modules or (channel_module, delivery_module, input_module, streaming_module):
+    every = (channel_module, delivery_module, ending_module, input_module, streaming_module)
+    for module in modules or every:
         monkeypatch.setattr(module, "lib", Interposed(replacements))
 
 

@@ -29,7 +29,7 @@ FIELDS = (
     # the kernel: messages that came, end of stream, shut down, room to write, selector
     "kernel eof shut writable poller "
     # Python and output.c
-    "inbound end pending write_mutex unread forgotten "
+    "inbound end pending write_mutex unread forgotten looked "
     # the peer's plans; threads as (pc, locals ...)
     "to_come threads"
 ).split()
@@ -134,10 +134,10 @@ class Model:
         if mode == "event" and not (s.armed and unowned):
             if not (self.wrong == "an event is not checked for an owner" and s.owner != NOBODY):
                 return "not armed"
-        elif s.owner != NOBODY and mode != "event":
-            return "busy"
-        if s.parked:
+        if s.parked and mode != "drain":
             return "parked"
+        if s.owner != NOBODY and mode != "event":
+            return "busy"
         s.armed = s.paused = 0
         s.owner = me
         return "ok"
@@ -153,7 +153,7 @@ class Model:
                 if len(thread) == 6:
                     s.goto(index, *thread[:2], 1, *thread[3:])
         if s.gone or parked:
-            self.list(s, True)
+            self.list(s, bool(s.gone))
         elif not (s.listed or s.paused or s.parked):
             if not (following and self.wrong == "listed only if nobody follows"):
                 self.list(s, False)
@@ -170,7 +170,10 @@ class Model:
                 wanted |= WRITE
         if wanted & ~s.watched:
             s.watched |= wanted
-            s.poller = s.watched
+            self.watch(s)
+
+    def watch(self, s: State) -> None:
+        s.poller = s.watched
 
     def abort(self, s: State) -> None:
         s.gone = 1
@@ -193,8 +196,8 @@ class Model:
     def notify(self, s: State) -> None:
         """One step although the real one takes a waiter at a time: nobody waits twice."""
         for index, thread in enumerate(s.threads):
-            if len(thread) == 6 and thread[4]:
-                s.goto(index, *thread[:4], 0, 1)
+            if len(thread) >= 6 and thread[4]:
+                s.goto(index, *thread[:4], 0, 1, *thread[6:])
 
     # -- syncws/connection.py, input.py: recv() ---------------------------------------
 
@@ -389,7 +392,7 @@ class Model:
             self.leave(s, s.end, s.inbound > 0)
             back = "next turn" if value == 1 else "look"
             # Who enlists from here on finds nobody inside.
-            enlisted = any(len(thread) == 6 and thread[4] for thread in s.threads)
+            enlisted = any(len(thread) >= 6 and thread[4] for thread in s.threads)
             yield to("notify" if enlisted else back, back if enlisted else "collect", 0)
 
     # -- csrc/output.c, syncws/output.py: send() ----------------------------------------
@@ -475,7 +478,7 @@ class Model:
         if s.closed and (inside or s.users):
             raise Violation("closed under a thread")
         for index in inside:
-            if s.threads[index][0] == "read" and index and s.inbound:
+            if s.threads[index][0] == "read" and len(s.threads[index]) == 6 and s.inbound:
                 raise Violation("a receiver waits although a message is there")
 
     @staticmethod

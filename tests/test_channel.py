@@ -295,7 +295,7 @@ def test_closing_goes_on_where_ctrl_c_stopped_it(
         if begun:
             meeting.peer.send(frame(TEXT, b"x") + frame(CLOSE, b"\x03\xe8"))
             meeting.stepped.turns()
-        interpose(monkeypatch, channel_module, **{step: interrupted_after(step)})
+        interpose(monkeypatch, **{step: interrupted_after(step)})
         with pytest.raises(KeyboardInterrupt):
             start_close(meeting)
         monkeypatch.undo()
@@ -316,7 +316,7 @@ def test_a_close_frame_that_ctrl_c_held_back_is_sent_by_the_reader(
             def interrupted(self: Any) -> None:
                 raise KeyboardInterrupt
 
-            patch.setattr(channel_module.Channel, "_start_close_timer", interrupted)
+            patch.setattr(channel_module.Channel, "_bound_closing", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 start_close(meeting)
         assert meeting.channel.closing.sent == NORMAL

@@ -11,6 +11,7 @@ from channels import InThread, Meeting, owned_elsewhere
 from reliability.peer import CLOSE, frame
 
 from syncws import channel as channel_module
+from syncws import ending as ending_module
 from syncws.exceptions import ConnectionClosedError, ConnectionClosedOK
 from syncws.frames import Close, Side, lib
 from syncws.transport import CHUNK
@@ -48,7 +49,7 @@ def test_what_comes_after_a_failure_is_thrown_away(side: Side) -> None:
 
 
 def test_not_more_than_the_bound_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_DISCARD_LIMIT", 10 * CHUNK)
+    monkeypatch.setattr(ending_module, "_DISCARD_LIMIT", 10 * CHUNK)
     with Meeting() as meeting:
         meeting.peer.send(frame(3))
         thread = InThread(meeting.peer.send, bytes(100 * CHUNK))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ownership import Model, Violation
+from ownership_closing import ClosingModel
 
 
 def explore(model: Model) -> int:
@@ -90,3 +91,32 @@ def test_every_interleaving_keeps_the_invariants(name: str) -> None:
 def test_a_wrong_variant_is_caught(wrong: str) -> None:
     with pytest.raises(Violation):
         explore(Model(wrong, **SCENARIOS[MUTATIONS[wrong]]))
+
+
+CLOSING: dict[str, dict[str, Any]] = {
+    "nobody else": {"closers": (False,), "messages": 1},
+    "somebody who is interrupted": {"closers": (True,), "messages": 1},
+    "two at once": {"closers": (False, False)},
+    "two at once, one of them interrupted": {"closers": (True, False)},
+    "a receiver": {"closers": (False,), "receivers": (1,), "messages": 1},
+    "a receiver, interrupted": {"closers": (True,), "receivers": (1,)},
+    "an abort": {"closers": (False,), "aborter": True},
+}
+
+CLOSING_MUTATIONS = {
+    "an end is not listed": "nobody else",
+    "an end is left to nobody": "somebody who is interrupted",
+    "letting go tells nobody": "two at once, one of them interrupted",
+    "it looks before it says so": "nobody else",
+}
+
+
+@pytest.mark.parametrize("name", CLOSING)
+def test_every_interleaving_of_closing_keeps_the_invariants(name: str) -> None:
+    assert explore(ClosingModel(**CLOSING[name])) > 100
+
+
+@pytest.mark.parametrize("wrong", CLOSING_MUTATIONS)
+def test_a_wrong_variant_of_closing_is_caught(wrong: str) -> None:
+    with pytest.raises(Violation):
+        explore(ClosingModel(wrong, **CLOSING[CLOSING_MUTATIONS[wrong]]))
