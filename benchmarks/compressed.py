@@ -54,7 +54,7 @@ def main() -> None:
             "benchmarks.compressed_load",
             client,
         )
-    report(options, results, names, "websockets.sync")
+    report(options, [(results, names)], "websockets.sync")
 
 
 if __name__ == "__main__":

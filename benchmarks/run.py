@@ -1,7 +1,7 @@
 """Runs the benchmarks: ``python -m benchmarks.run``, in the environment of environment.sh.
 
-What belongs here: which scenarios, in which order, and the table. What does not: the two
-ends (:mod:`benchmarks.clients`, :mod:`benchmarks.load`).
+What belongs here: which scenarios, in which order, and the tables. What does not: the two
+ends (:mod:`benchmarks.clients`, :mod:`benchmarks.load`, :mod:`benchmarks.servers`).
 
 Every client is a process of its own, pinned to the same core as the server, so that what is
 measured is the work of both ends and not the luck of the scheduler. Within a round all
@@ -24,6 +24,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from benchmarks.clients import CLIENTS
+from benchmarks.servers import SERVERS
+
+# Seconds a message, wall clock and processor, by scenario, by name, one for each round.
+Results = dict[str, dict[str, list[tuple[float, float]]]]
 
 RAW = "raw socket"
 # Every client gets as many messages as it handles in so many seconds.
@@ -51,6 +55,8 @@ SCENARIOS = [
     Scenario("send 1 MiB", "send", 2**20, 4),
     Scenario("connect and close", "connect", 1, 10),
 ]
+# Of the servers; the load is the raw socket's client, so their ratios say less than a client's.
+SERVING = Scenario("serve: connect and close", "connect", 1, 10)
 # Where the two rows would say the same as plain syncws.
 RECEIVE_ONLY = {"syncws, for", "syncws, recv_many"}
 
@@ -107,7 +113,7 @@ def measure_all(
     scale: float,
     load: str = "benchmarks.load",
     client: Callable[[str], list[str]] = lambda name: [*module("benchmarks.clients"), name],
-) -> dict[str, dict[str, list[tuple[float, float]]]]:
+) -> Results:
     """Measures all clients in turns.
 
     Args:
@@ -120,7 +126,7 @@ def measure_all(
     server = start(module(load), core)
     assert server.stdout is not None
     told = [f"ws://127.0.0.1:{int(server.stdout.readline())}", str(server.pid)]
-    results: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    results: Results = {}
     try:
         processes = [Process(name, [*client(name), *told], core) for name in names]
         counts: dict[tuple[str, str], int] = {}
@@ -151,6 +157,31 @@ def measure_all(
     return results
 
 
+def measure_servers(names: list[str], rounds: int, core: int, scale: float) -> Results:
+    """The same for servers: each has a raw-socket client of its own."""
+    servers, processes, counts = [], {}, {}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    try:
+        for name in names:
+            server = start("benchmarks.servers", core, name)
+            servers.append(server)
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            processes[name] = Process(RAW, port, server.pid, core)
+            counts[name] = calibrate(processes[name], SERVING, MEASUREMENT_TIME * scale)
+        for number in range(1, rounds + 1):
+            for name in random.sample(names, len(names)):
+                results[name].append(processes[name].measure(SERVING, counts[name]))
+            print(f"servers, round {number} of {rounds}", file=sys.stderr)
+        for process in processes.values():
+            process.end()
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+    return {SERVING.title: results}
+
+
 def calibrate(process: Process, scenario: Scenario, duration: float) -> int:
     """How many messages take so many seconds."""
     count = scenario.few
@@ -162,7 +193,7 @@ def calibrate(process: Process, scenario: Scenario, duration: float) -> int:
 
 
 def table(
-    results: dict[str, dict[str, list[tuple[float, float]]]],
+    results: Results,
     names: list[str],
     clock: int,
     reference: str = RAW,
@@ -197,7 +228,7 @@ def arguments(description: str | None, clients: Iterable[str]) -> argparse.Argum
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--scale", type=float, default=1.0, help="of the time per measurement")
-    parser.add_argument("--clients", nargs="+", choices=clients, default=list(clients))
+    parser.add_argument("--clients", nargs="*", choices=clients, default=list(clients))
     parser.add_argument(
         "--scenarios", nargs="+", metavar="TITLE", help="only those whose title begins so"
     )
@@ -213,19 +244,19 @@ def arguments(description: str | None, clients: Iterable[str]) -> argparse.Argum
 
 def report(
     options: argparse.Namespace,
-    results: dict[str, dict[str, list[tuple[float, float]]]],
-    names: list[str],
+    results: list[tuple[Results, list[str]]],
     reference: str = RAW,
 ) -> None:
-    """Prints what was measured, and on what."""
+    """Prints what was measured of whom, and on what."""
     if options.json:
         with open(options.json, "w") as file:
-            json.dump(results, file)
+            json.dump([measured for measured, _ in results], file)
     print(f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
-    print(
-        f"{options.rounds} rounds, {options.clock} clock, load average {os.getloadavg()[0]:.1f}\n"
-    )
-    print(table(results, names, 0 if options.clock == "wall" else 1, reference))
+    print(f"{options.rounds} rounds, {options.clock} clock, load average {os.getloadavg()[0]:.1f}")
+    for measured, names in results:
+        if measured:
+            clock = 0 if options.clock == "wall" else 1
+            print("\n" + table(measured, names, clock, reference))
 
 
 def chosen(options: argparse.Namespace, scenarios: list[Scenario]) -> list[Scenario]:
@@ -236,11 +267,17 @@ def chosen(options: argparse.Namespace, scenarios: list[Scenario]) -> list[Scena
 
 
 def main() -> None:
-    options = arguments(__doc__, CLIENTS).parse_args()
-    names = [name for name in CLIENTS if name in options.clients]
-    scenarios = chosen(options, SCENARIOS)
-    results = measure_all(names, scenarios, options.rounds, options.core, options.scale)
-    report(options, results, names)
+    parser = arguments(__doc__, CLIENTS)
+    parser.add_argument("--servers", nargs="*", choices=SERVERS, default=list(SERVERS))
+    options = parser.parse_args()
+    clients = [name for name in CLIENTS if name in options.clients]
+    servers = [name for name in SERVERS if name in options.servers]
+    limits = (options.rounds, options.core, options.scale)
+    results: list[tuple[Results, list[str]]] = [
+        (measure_all(clients, chosen(options, SCENARIOS), *limits) if clients else {}, clients),
+        (measure_servers(servers, *limits) if servers else {}, servers),
+    ]
+    report(options, results)
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ class Channel(EndingChannel):
     def _ask_again(self) -> None:
         self._stall_timer = None
         self.on_ready(WRITE)
+
     def _start_timers(self) -> None:
         """Here and not by who knows first: most connections end before any is needed."""
         interval = self.options.ping_interval
