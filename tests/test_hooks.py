@@ -49,8 +49,8 @@ def answered(server: syncws.ThreadingServer, data: bytes) -> Response:
         assert end and not body
         status = re.match(rb"HTTP/1\.1 (\d+) ([^\r]*)\r\n", head + b"\r\n")
         assert status is not None
-        lines = head.decode("latin-1").split("\r\n")[1:]
-        headers = Headers.from_field_lines([f"{line}\r\n" for line in lines])
+        lines = head.decode("latin-1").partition("\r\n")[2]
+        headers = Headers.from_field_lines(f"{lines}\r\n")
         return Response(int(status[1]), status[2].decode(), headers)
     response = ResponseParser().feed(received)
     assert response is not None
