@@ -144,12 +144,13 @@ class Channel(EndingChannel):
         self._keepalive_timer = self.reader.call_at(now + interval, self._keep_alive)
         if self.pings and patience is not None and len(self.pings) > 16:
             return  # enough of them wait already; the check of the first decides
+        # Before the ping: another thread may have read the pong when ping() returns.
+        life = (lib.syncws_received(self.c), lib.syncws_drained(self.c))
         try:
             self.ping(None)
         except Exception:
             return  # closing, and its own timer runs
         if patience is not None:
-            life = (lib.syncws_received(self.c), lib.syncws_drained(self.c))
             self._check_life_at(now + patience, life)
 
     def _check_life_at(self, when: float, life: tuple[int, int]) -> None:

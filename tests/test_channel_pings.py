@@ -157,6 +157,27 @@ def test_any_byte_is_a_sign_of_life() -> None:
         assert not meeting.channel.gone
 
 
+def test_a_pong_that_comes_before_the_clock_starts_is_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread may read it while the one that pinged has not gone on yet."""
+    with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
+        real = type(meeting.channel).ping
+
+        def ping(channel: Any, payload: bytes | None) -> Any:
+            pending = real(channel, payload)
+            meeting.peer.send_frame(PONG, next_ping(meeting))
+            with pytest.raises(TimeoutError):
+                meeting.receive(0)
+            assert pending.done
+            return pending
+
+        monkeypatch.setattr(type(meeting.channel), "ping", ping)
+        meeting.stepped.fire("_keep_alive")
+        meeting.stepped.fire("_check_life_of")
+        assert not meeting.channel.gone
+
+
 def test_taking_bytes_after_refusing_some_is_a_sign_of_life() -> None:
     with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
         while lib.syncws_output_size(meeting.c) == 0:
