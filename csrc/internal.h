@@ -63,6 +63,11 @@ struct syncws_channel {
     syncws_decoder decoder;
 };
 
+/* Whether control frames wait for a frame boundary. */
+static inline int syncws_has_controls(const struct syncws_output *output) {
+    return output->pong.filled || output->ping.filled || output->close.filled;
+}
+
 /* A number that no other thread has while the calling one lives. */
 uintptr_t syncws_this_thread(void);
 /* queue.c; 0, or -1 without memory. */

@@ -24,10 +24,6 @@ static int fail(syncws_channel *channel, syncws_scratch *scratch, int error) {
     return SYNCWS_WRITE_FAILED;
 }
 
-static int has_controls(const struct syncws_output *output) {
-    return output->pong.filled || output->ping.filled || output->close.filled;
-}
-
 /* Whether anything may be written: SYNCWS_OK, _CLOSED or _WRITE_FAILED. */
 static int state(syncws_channel *channel, syncws_scratch *scratch) {
     if (channel->output.error != 0) {
@@ -120,7 +116,7 @@ static int place(syncws_channel *channel, syncws_scratch *scratch, struct syncws
 /* At a frame boundary the waiting control frames go out; never inside a frame. */
 static int place_controls(syncws_channel *channel, syncws_scratch *scratch) {
     struct syncws_output *output = &channel->output;
-    if (output->frame_left > 0 || !has_controls(output))
+    if (output->frame_left > 0 || !syncws_has_controls(output))
         return 0;
     if (place(channel, scratch, &output->pong, SYNCWS_PONG) < 0 ||
         place(channel, scratch, &output->ping, SYNCWS_PING) < 0 ||
@@ -158,20 +154,22 @@ int syncws_flush(syncws_channel *channel, syncws_scratch *scratch) {
     return result;
 }
 
-static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
-                       const char *data, size_t length) {
-    struct syncws_output *output = &channel->output;
+/* Whether data may be sent at all: SYNCWS_OK, _CLOSED or _WRITE_FAILED. */
+static int data_state(syncws_channel *channel, syncws_scratch *scratch) {
     int result = state(channel, scratch);
-    if (result != SYNCWS_OK)
-        return result;
-    if (output->closing || output->cut)
-        return SYNCWS_CLOSED;
-    if (output->message != SYNCWS_PROGRESS_NONE)
-        return SYNCWS_UNFINISHED;
-    if (length > PIECE)
-        return SYNCWS_LARGE;
-    if (syncws_queue_size(output) > 0 && syncws_queue_size(output) + length > output->high_water)
-        return SYNCWS_FULL;
+    return result == SYNCWS_OK && (channel->output.closing || channel->output.cut) ? SYNCWS_CLOSED
+                                                                                   : result;
+}
+
+static int is_full(const struct syncws_output *output, size_t length) {
+    return syncws_queue_size(output) > 0 &&
+           syncws_queue_size(output) + length > output->high_water;
+}
+
+/* A whole frame of at most a piece, at a frame boundary. */
+static int send_piece(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                      const char *data, size_t length) {
+    struct syncws_output *output = &channel->output;
     if (place_controls(channel, scratch) < 0)
         return fail(channel, scratch, ENOMEM);
     size_t size = encode(channel, scratch, scratch->output, (uint8_t)first_byte,
@@ -179,12 +177,27 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
     if (size == 0)
         return fail(channel, scratch, errno);
     size_t taken;
-    result = write_through(channel, scratch, scratch->output, size, &taken);
+    int result = write_through(channel, scratch, scratch->output, size, &taken);
     if (result == SYNCWS_WRITE_FAILED)
         return result;
     if (syncws_queue_append(output, scratch->output + taken, size - taken) < 0)
         return fail(channel, scratch, ENOMEM);
     return settle(channel, result);
+}
+
+static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                       const char *data, size_t length) {
+    struct syncws_output *output = &channel->output;
+    int result = data_state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (output->message != SYNCWS_PROGRESS_NONE)
+        return SYNCWS_UNFINISHED;
+    if (length > PIECE)
+        return SYNCWS_LARGE;
+    if (is_full(output, length))
+        return SYNCWS_FULL;
+    return send_piece(channel, scratch, first_byte, data, length);
 }
 
 int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
@@ -226,14 +239,10 @@ int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int op
     return result;
 }
 
-static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
-                       const char *data, size_t length) {
+/* Queues a whole frame of any size and writes what it can. */
+static int post_large(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                      const char *data, size_t length) {
     struct syncws_output *output = &channel->output;
-    int result = send_locked(channel, scratch, first_byte, data, length);
-    if (result != SYNCWS_LARGE)
-        return result;
-    if (syncws_queue_size(output) > 0 && syncws_queue_size(output) + length > output->high_water)
-        return SYNCWS_FULL;
     if (place_controls(channel, scratch) < 0 || length > SIZE_MAX - 14 ||
         syncws_queue_reserve(output, length + 14) < 0)
         return fail(channel, scratch, ENOMEM);
@@ -243,6 +252,16 @@ static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
         return fail(channel, scratch, errno);
     output->end += size;
     return flush_locked(channel, scratch);
+}
+
+static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                       const char *data, size_t length) {
+    int result = send_locked(channel, scratch, first_byte, data, length);
+    if (result != SYNCWS_LARGE)
+        return result;
+    return is_full(&channel->output, length)
+               ? SYNCWS_FULL
+               : post_large(channel, scratch, first_byte, data, length);
 }
 
 int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
@@ -376,7 +395,7 @@ static int frame_write_locked(syncws_channel *channel, syncws_scratch *scratch,
         if (result == SYNCWS_PENDING && !channel->external)
             break;
     }
-    if (output->frame_left == 0 && has_controls(output))
+    if (output->frame_left == 0 && syncws_has_controls(output))
         result = flush_locked(channel, scratch);
     if (output->frame_left == 0 && output->closing)
         syncws_list(channel, 1); /* the reader half-closes behind the close frame */
@@ -400,6 +419,33 @@ uint64_t syncws_frame_left(syncws_channel *channel) {
     return result;
 }
 
+static int frame_send_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                             const char *data, size_t length, int any_size) {
+    struct syncws_output *output = &channel->output;
+    int result = data_state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (output->message == SYNCWS_PROGRESS_NONE || output->writer != syncws_this_thread() ||
+        output->frame_left > 0)
+        return SYNCWS_UNFINISHED;
+    if (length > PIECE && !any_size)
+        return SYNCWS_LARGE;
+    if (is_full(output, length))
+        return SYNCWS_FULL;
+    /* Before anything is written: whoever is told that it failed must not find it whole. */
+    output->message = first_byte & 0x80 ? SYNCWS_PROGRESS_LAST : SYNCWS_PROGRESS_BEGUN;
+    return length > PIECE ? post_large(channel, scratch, first_byte, data, length)
+                          : send_piece(channel, scratch, first_byte, data, length);
+}
+
+int syncws_frame_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                      const char *data, size_t length, int any_size) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = frame_send_locked(channel, scratch, first_byte, data, length, any_size);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
 /* --------------------------------------------------- for Python transports -- */
 
 size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint8_t *copy,
@@ -417,57 +463,4 @@ size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint
     }
     pthread_mutex_unlock(&channel->write_mutex);
     return length;
-}
-
-void syncws_output_consume(syncws_channel *channel, size_t length) {
-    pthread_mutex_lock(&channel->write_mutex);
-    if (length <= syncws_queue_size(&channel->output))
-        syncws_queue_drop(&channel->output, length);
-    pthread_mutex_unlock(&channel->write_mutex);
-}
-
-void syncws_output_progress(syncws_channel *channel, int taken) {
-    struct syncws_output *output = &channel->output;
-    pthread_mutex_lock(&channel->write_mutex);
-    if (taken && output->refused)
-        channel->drained++;
-    output->refused = !taken;
-    pthread_mutex_unlock(&channel->write_mutex);
-}
-
-uint64_t syncws_drained(syncws_channel *channel) {
-    pthread_mutex_lock(&channel->write_mutex);
-    uint64_t result = channel->drained;
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
-}
-
-size_t syncws_output_size(syncws_channel *channel) {
-    const struct syncws_output *output = &channel->output;
-    pthread_mutex_lock(&channel->write_mutex);
-    size_t result = 0;
-    if (output->error == 0)
-        result = syncws_queue_size(output) + (output->frame_left == 0 && has_controls(output) ? 1 : 0) +
-                 (channel->external && output->refused ? 1 : 0);
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
-}
-
-int syncws_output_idle(syncws_channel *channel) {
-    const struct syncws_output *output = &channel->output;
-    pthread_mutex_lock(&channel->write_mutex);
-    int result = output->error != 0 ||
-                 (syncws_queue_size(output) == 0 && output->frame_left == 0 && !has_controls(output) &&
-                  !(channel->external && output->refused));
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
-}
-
-void syncws_output_fail(syncws_channel *channel, int error_number) {
-    struct syncws_output *output = &channel->output;
-    pthread_mutex_lock(&channel->write_mutex);
-    if (output->error == 0)
-        output->error = error_number;
-    syncws_queue_drop(output, syncws_queue_size(output));
-    pthread_mutex_unlock(&channel->write_mutex);
 }

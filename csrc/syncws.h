@@ -380,6 +380,12 @@ int syncws_frame_begin(syncws_channel *channel, syncws_scratch *scratch, int fir
 int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const char *data,
                        size_t length);
 uint64_t syncws_frame_left(syncws_channel *channel);
+/* A whole frame of at most 64 KiB of the message that the calling thread has opened, or with
+ * `any_size` of any size, which is a whole message then. SYNCWS_OK, _PENDING, _CLOSED,
+ * _WRITE_FAILED; SYNCWS_FULL: wait for room; SYNCWS_LARGE: use syncws_frame_begin();
+ * SYNCWS_UNFINISHED: none is open, or a frame is under way. */
+int syncws_frame_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                      const char *data, size_t length, int any_size);
 /* Queues one whole message of any size without waiting; SYNCWS_FULL if others wait above
  * high water, otherwise as syncws_send(). */
 int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte,

@@ -13,6 +13,7 @@ from .exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    DecompressionError,
     ForkedConnectionError,
     InsecureRedirectError,
     InvalidHandshake,
@@ -36,9 +37,21 @@ from .exceptions import (
     TooManyFragments,
     WebSocketError,
 )
+from .extensions import (
+    ClientExtensionFactory,
+    Extension,
+    Fragment,
+    ServerExtensionFactory,
+    Unit,
+)
 from .frames import Close, CloseCode, Opcode
 from .headers import Headers
 from .http11 import Request, Response
+from .permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
 from .protocol import State
 from .results import PingWaiter, Statistics
 from .routing import route, unix_route
@@ -48,6 +61,8 @@ from .version import version as __version__
 from .waiting import wait
 
 __all__ = [
+    "ClientExtensionFactory",
+    "ClientPerMessageDeflateFactory",
     "Close",
     "CloseCode",
     "ConcurrencyError",
@@ -55,7 +70,10 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
+    "DecompressionError",
+    "Extension",
     "ForkedConnectionError",
+    "Fragment",
     "Headers",
     "InsecureRedirectError",
     "InvalidHandshake",
@@ -74,6 +92,7 @@ __all__ = [
     "Opcode",
     "PayloadTooBig",
     "PendingConnection",
+    "PerMessageDeflate",
     "PingWaiter",
     "ProtocolError",
     "ProxyError",
@@ -82,11 +101,14 @@ __all__ = [
     "Response",
     "SecurityError",
     "ServerConnection",
+    "ServerExtensionFactory",
+    "ServerPerMessageDeflateFactory",
     "State",
     "Statistics",
     "StuckHandler",
     "ThreadingServer",
     "TooManyFragments",
+    "Unit",
     "WebSocketError",
     "__version__",
     "basic_auth",

@@ -14,7 +14,8 @@ import weakref
 
 from .ending import TURN, EndingChannel
 from .exceptions import ConcurrencyError
-from .frames import Close, CloseCode, Opcode, Record, Side, lib
+from .extensions import ExtensionChain, SendControl
+from .frames import Close, CloseCode, Opcode, Record, Side, lib, thread_scratch
 from .options import Options
 from .output import adopt_main_thread
 from .protocol import State
@@ -47,6 +48,7 @@ class Channel(EndingChannel):
         reader: The reader thread that looks after it.
         options: Limits and timeouts.
         early_data: What came behind the opening handshake.
+        chain: The extensions, if any.
     """
 
     __slots__ = (
@@ -65,8 +67,9 @@ class Channel(EndingChannel):
         reader: Reader,
         options: Options,
         early_data: bytes = b"",
+        chain: ExtensionChain | None = None,
     ) -> None:
-        super().__init__(transport, side, reader, options)
+        super().__init__(transport, side, reader, options, chain)
         # state_lock: pings by payload.
         self.pings: dict[bytes, Pending] = {}
         self.latency = 0.0
@@ -77,6 +80,8 @@ class Channel(EndingChannel):
         # Set by the public object's finalizer, which takes no lock.
         self.abandoned = False
         try:
+            if chain is not None:
+                chain.attach(_control_sender(self))
             self.feed(early_data)
             reader.attach(self)
             lib.syncws_list(self.c, 0)
@@ -95,6 +100,20 @@ class Channel(EndingChannel):
             self._pong(record.data)
         else:
             self.end = record.data
+
+    def send_extension_control(self, opcode: int, payload: bytes) -> bool:
+        """Sends a control frame for an extension without waiting; see ``SendControl``.
+
+        Raises:
+            ConnectionClosed: The connection is closing or closed.
+            ValueError: No extension owns ``opcode``, or ``payload`` is too long.
+        """
+        if self.chain is None or opcode <= Opcode.PONG or opcode not in self.chain.opcodes:
+            raise ValueError(f"no extension owns the control frame of opcode {opcode}")
+        if len(payload) > 125:
+            raise ValueError("payload must not exceed 125 bytes")
+        result = lib.syncws_post(self.c, thread_scratch(), 0x80 | opcode, payload, len(payload))
+        return self.posted(result)
 
     # -- pings --------------------------------------------------------------------
 
@@ -251,7 +270,7 @@ class Channel(EndingChannel):
             if timer is not None:
                 timer.cancel()
         self.transport.close()
-        self.reader.detach(self)
+        self.detach()
 
     def on_ready(self, ready: int) -> None:
         """The selector reports this channel's descriptor, maybe late."""
@@ -297,6 +316,17 @@ class Channel(EndingChannel):
         self.waiters.clear()
         self.closing.end()
         self.transport.sock.close()
+
+
+def _control_sender(channel: Channel) -> SendControl:
+    # Weakly: an extension that keeps it must not keep its connection.
+    reference = weakref.ref(channel)
+
+    def send_control(opcode: int, data: bytes) -> bool:
+        channel = reference()
+        return channel is not None and channel.send_extension_control(opcode, data)
+
+    return send_control
 
 
 def _check_life_of(reference: weakref.ref[Channel], life: tuple[int, int]) -> None:

@@ -6,6 +6,7 @@ the way to the server (:mod:`.reaching`), and what is said there (:mod:`.client_
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -18,9 +19,11 @@ from .client_handshake import USER_AGENT, ClientHandshake
 from .connection import Connection
 from .cookies import check_jar, cookie_header, store_cookies
 from .dialing import connect_unix
-from .exceptions import InvalidStatus
+from .exceptions import InvalidStatus, NegotiationError
 from .exchange import Budget, exchange
-from .frames import Side
+from .extension_options import client_extensions
+from .extensions import ClientExtensionFactory
+from .frames import Close, CloseCode, FrameEncoder, Opcode, Side
 from .headers import Headers, HeadersLike
 from .http11 import Response, ResponseParser
 from .options import (
@@ -59,6 +62,8 @@ def connect(
     proxy_server_hostname: str | None = None,
     origin: str | None = None,
     subprotocols: Sequence[str] | None = None,
+    extensions: Sequence[ClientExtensionFactory] | None = None,
+    compression: str | None = "deflate",
     additional_headers: HeadersLike | None = None,
     user_agent_header: str | None = USER_AGENT,
     cookies: CookieJar | None = None,
@@ -103,6 +108,9 @@ def connect(
         proxy_server_hostname: As ``server_hostname``, for an ``https://`` proxy.
         origin: The ``Origin`` header; default: none.
         subprotocols: In order of preference; default: none.
+        extensions: Factories of the extensions to offer, in order of preference.
+        compression: ``"deflate"``: offer ``permessage-deflate`` as well, unless it is among
+            ``extensions``; ``None``: do not.
         additional_headers: More headers, as a mapping or pairs.
         user_agent_header: The ``User-Agent`` header; ``None`` for none.
         cookies: A jar of the standard library (``http.cookiejar``): what it has for the
@@ -162,6 +170,7 @@ def connect(
         additional = None if additional_headers is None else Headers(additional_headers)
         if cookies is not None:
             check_jar(cookies)
+        offered = client_extensions(extensions, compression)
         check_seconds("open_timeout", open_timeout)
         check_integer("max_redirects", max_redirects, 0)
         check_logger(logger)
@@ -193,6 +202,7 @@ def connect(
                 subprotocols=subprotocols,
                 additional_headers=_with_cookies(additional if trusted else None, cookies, target),
                 user_agent_header=user_agent_header,
+                extensions=offered,
             )
             return route, handshake
 
@@ -210,6 +220,7 @@ def connect(
         request=opened.handshake.request,
         response=opened.response,
         subprotocol=opened.handshake.subprotocol,
+        extensions=opened.handshake.extensions,
         early_data=opened.early_data,
         logger=logging.getLogger("syncws.client") if logger is None else logger,
     )
@@ -315,8 +326,20 @@ def _ask(
     response = exchange(transport, handshake.request, parser, budget, "the opening handshake")
     if cookies is not None:
         store_cookies(cookies, target, response)
-    handshake.check_response(response)
+    try:
+        handshake.check_response(response)
+    except NegotiationError as error:
+        _refuse(transport, error, budget)
+        raise
     return response, parser.rest
+
+
+def _refuse(transport: Transport, error: NegotiationError, budget: Budget) -> None:
+    """The server believes that the connection is open: a close frame tells it why it is not."""
+    close = Close(CloseCode.MANDATORY_EXTENSION, str(error)[:100])
+    frame = FrameEncoder(Side.CLIENT).encode(Opcode.CLOSE, close.serialize())
+    with contextlib.suppress(OSError):
+        transport.send_before(frame, budget.deadline)
 
 
 def _with_cookies(

@@ -13,10 +13,11 @@ import os
 from collections.abc import Sequence
 
 from .exceptions import InvalidHeaderValue, InvalidStatus, NegotiationError
+from .extensions import ClientExtensionFactory, Extension
 from .handshake import accept_value, check_upgrade_headers, single
 from .headers import Headers, HeadersLike
 from .http11 import Request, Response
-from .negotiation import check_subprotocols, is_origin, parse_extensions
+from .negotiation import accepted_extensions, check_subprotocols, extensions_header, is_origin
 from .uri import WebSocketURI, parse_authority
 from .version import version
 
@@ -31,7 +32,6 @@ _RESERVED = frozenset(
         "connection",
         "content-length",
         "sec-websocket-accept",
-        "sec-websocket-extensions",
         "sec-websocket-key",
         "sec-websocket-version",
         "transfer-encoding",
@@ -63,9 +63,10 @@ class ClientHandshake:
     Attributes:
         request: The request to send.
         subprotocol: After :meth:`check_response`: the subprotocol, or ``None``.
+        extensions: After :meth:`check_response`: the extensions agreed on.
     """
 
-    __slots__ = ("_accept", "_offered", "request", "subprotocol")
+    __slots__ = ("_accept", "_factories", "_offered", "extensions", "request", "subprotocol")
 
     def __init__(
         self,
@@ -75,7 +76,10 @@ class ClientHandshake:
         subprotocols: Sequence[str] | None = None,
         additional_headers: HeadersLike | None = None,
         user_agent_header: str | None = USER_AGENT,
+        extensions: Sequence[ClientExtensionFactory] = (),
     ) -> None:
+        self._factories = extensions
+        self.extensions: list[Extension] = []
         self._offered = check_subprotocols(subprotocols)
         additional = _NO_HEADERS
         hosts: list[str] = []
@@ -101,6 +105,10 @@ class ClientHandshake:
             headers["Origin"] = origin
         if self._offered:
             headers["Sec-WebSocket-Protocol"] = ", ".join(self._offered)
+        if extensions:
+            headers["Sec-WebSocket-Extensions"] = extensions_header(
+                [(factory.name, factory.get_request_params()) for factory in extensions]
+            )
         if uri.username is not None:
             if "Authorization" in additional:
                 raise ValueError("both uri and additional_headers set the Authorization header")
@@ -129,13 +137,8 @@ class ClientHandshake:
         value = single("Sec-WebSocket-Accept", accepts)
         if not hmac.compare_digest(value.encode("latin-1"), self._accept):
             raise InvalidHeaderValue("Sec-WebSocket-Accept", value)
-        self._check_extensions(headers)
+        self.extensions = accepted_extensions(headers, self._factories)
         self.subprotocol = self._check_subprotocol(headers)
-
-    def _check_extensions(self, headers: Headers) -> None:
-        accepted = parse_extensions(headers)
-        if accepted:
-            raise NegotiationError(f"the server chose an extension not offered: {accepted[0][0]}")
 
     def _check_subprotocol(self, headers: Headers) -> str | None:
         values = headers.get_all("Sec-WebSocket-Protocol")
@@ -159,6 +162,8 @@ def _check_additional(additional: Headers) -> list[str]:
     for name in additional:
         if name in _RESERVED:
             raise ValueError(f"additional_headers must not contain {name}")
+        if name == "sec-websocket-extensions":
+            raise ValueError(f"additional_headers must not contain {name}; use extensions=")
         if name == "sec-websocket-protocol":
             raise ValueError(f"additional_headers must not contain {name}; use subprotocols=")
         if name == "proxy-authorization":

@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from .channel import Channel
 from .exceptions import ConnectionClosedOK
-from .frames import Close, CloseCode, Opcode, Side, ffi, lib, thread_local, thread_scratch
+from .extensions import Extension, ExtensionChain
+from .frames import (
+    UNLIMITED,
+    Close,
+    CloseCode,
+    Opcode,
+    Side,
+    ffi,
+    lib,
+    thread_local,
+    thread_scratch,
+)
 from .http11 import Request, Response
 from .messages import control_payload, converted, fragment_frames, payload_of
 from .options import Options, check_flag, check_timeout
-from .protocol import State
 from .reader import Reader
-from .results import PingWaiter, Statistics
+from .results import PingWaiter
 from .transport import Buffer, Transport
+from .view import ConnectionView
 
 __all__ = ["Connection"]
 
@@ -40,7 +51,7 @@ _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
 
 
-class Connection:
+class Connection(ConnectionView):
     """A WebSocket connection.
 
     All methods may be called from any thread at any time, also at the same time; a
@@ -60,18 +71,7 @@ class Connection:
         subprotocol: The subprotocol agreed on, or ``None``.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_c",
-        "_channel",
-        "_id",
-        "_inbound",
-        "_queued",
-        "logger",
-        "request",
-        "response",
-        "subprotocol",
-    )
+    __slots__ = ("_inbound", "_queued", "_smallest")
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class Connection:
         request: Request,
         response: Response,
         subprotocol: str | None,
+        extensions: Sequence[Extension] = (),
         early_data: bytes = b"",
         logger: logging.Logger,
     ) -> None:
@@ -91,10 +92,13 @@ class Connection:
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
-        self._channel = Channel(transport, side, reader, options, early_data)
+        chain = ExtensionChain(extensions, options.max_size) if extensions else None
+        self._channel = Channel(transport, side, reader, options, early_data, chain)
         self._c = self._channel.c
         self._inbound = self._channel.inbound
         self._queued = self._channel.queued
+        # Smaller messages need not be encoded by an extension.
+        self._smallest = UNLIMITED if chain is None else chain.smallest
 
     def __del__(self) -> None:
         # The collector may run this inside any locked section of this thread: no lock. And in
@@ -116,77 +120,6 @@ class Connection:
             self.close()
         else:
             self.close(CloseCode.INTERNAL_ERROR)
-
-    # -- attributes ---------------------------------------------------------------
-
-    @property
-    def id(self) -> uuid.UUID:
-        """A unique identifier, made when it is first asked for."""
-        if self._id is None:
-            self._id = uuid.uuid4()
-        return self._id
-
-    @property
-    def state(self) -> State:
-        """See :class:`State`."""
-        return self._channel.closing.state
-
-    @property
-    def connected(self) -> bool:
-        """Whether messages can be sent."""
-        return self._channel.closing.state is State.OPEN
-
-    @property
-    def latency(self) -> float:
-        """Seconds between the last answered ping and its pong; 0.0 before the first."""
-        return self._channel.latency
-
-    @property
-    def close_code(self) -> int | None:
-        """The code received in the closing handshake, 1006 without one, ``None`` while open."""
-        return self._channel.closing.close_code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason received in the closing handshake, ``None`` while open."""
-        return self._channel.closing.close_reason
-
-    @property
-    def local_address(self) -> Any:
-        """As ``socket.getsockname()``; ``None`` when closed."""
-        return self._address("getsockname")
-
-    @property
-    def remote_address(self) -> Any:
-        """As ``socket.getpeername()``; ``None`` when closed."""
-        return self._address("getpeername")
-
-    def _address(self, method: str) -> Any:
-        try:
-            return getattr(self._channel.transport.sock, method)()
-        except OSError:
-            return None
-
-    @property
-    def peer_certificate(self) -> dict[str, Any] | None:
-        """The peer's certificate as ``ssl.SSLSocket.getpeercert()`` gives it."""
-        with self._channel.state_lock:
-            return self._channel.transport.peer_certificate
-
-    @property
-    def stats(self) -> Statistics:
-        """Figures of this connection."""
-        channel = self._channel
-        return Statistics(
-            lib.syncws_received(self._c),
-            len(channel.inbound),
-            lib.syncws_output_size(self._c),
-            channel.latency,
-        )
-
-    def fileno(self) -> int:
-        """The descriptor, -1 when closed; to look at, not to read or write."""
-        return self._channel.transport.fileno()
 
     # -- receiving ----------------------------------------------------------------
 
@@ -310,6 +243,7 @@ class Connection:
         message: str | Buffer | Iterable[str | Buffer],
         text: bool | None = None,
         timeout: float | None = None,
+        compress: bool | None = None,
     ) -> None:
         """Sends a message.
 
@@ -323,6 +257,8 @@ class Connection:
             text: Overrides the type: ``True`` sends bytes (UTF-8, not checked) as text,
                 ``False`` sends a ``str`` as binary.
             timeout: Seconds until it must be on its way; ``None`` waits.
+            compress: ``False`` for a message not worth compressing, or not safe to compress
+                with others; ``True``: even if it is short. Without compression: ignored.
 
         Raises:
             TimeoutError: The peer does not take data. The text says whether the
@@ -342,11 +278,15 @@ class Connection:
             data, opcode = payload_of(message)
             first_byte = 0x80 | opcode
         else:
-            return self._send_fragments(message, text, check_timeout(timeout))
+            return self._send_fragments(message, text, check_timeout(timeout), compress)
         if text is not None:
             check_flag("text", text)
             first_byte = _FIN_TEXT if text else _FIN_BINARY
         deadline = None if timeout is None else check_timeout(timeout)
+        if (len(data) >= self._smallest or compress is not None) and self._channel.send_encoded(
+            first_byte & 15, data, compress, deadline
+        ):
+            return None
         try:
             scratch = thread_local.scratch
         except AttributeError:
@@ -356,8 +296,14 @@ class Connection:
             self._channel.send_slowly(result, first_byte, data, deadline)
 
     def _send_fragments(
-        self, fragments: Iterable[str | Buffer], text: bool | None, deadline: float | None
+        self,
+        fragments: Iterable[str | Buffer],
+        text: bool | None,
+        deadline: float | None,
+        compress: bool | None,
     ) -> None:
+        if compress is not None:
+            check_flag("compress", compress)
         if text is not None:
             check_flag("text", text)
         if isinstance(fragments, dict):
@@ -369,7 +315,7 @@ class Connection:
                 "message must be str, bytes-like, or an iterable of these, "
                 f"not {type(fragments).__name__}"
             ) from None
-        self._channel.send_steps(fragment_frames(iterator, text), deadline)
+        self._channel.send_fragments(fragment_frames(iterator, text), compress, deadline)
 
     def ping(self, data: str | Buffer | None = None) -> PingWaiter:
         """Sends a ping.
@@ -457,12 +403,13 @@ class Connection:
 
     # -- for servers --------------------------------------------------------------
 
-    def try_send(self, payload: bytes, opcode: int) -> bool:
+    def try_send(self, payload: bytes, opcode: int, compress: bool | None = None) -> bool:
         """Sends a message without waiting.
 
         Args:
             payload: Its bytes.
             opcode: ``Opcode.TEXT`` or ``Opcode.BINARY``.
+            compress: As for :meth:`send`.
 
         Returns:
             ``False`` if the queue is above ``write_limit``, or another message is in the
@@ -476,4 +423,4 @@ class Connection:
             raise TypeError(f"payload must be bytes, not {type(payload).__name__}")
         if opcode != Opcode.TEXT and opcode != Opcode.BINARY:
             raise ValueError("opcode must be Opcode.TEXT or Opcode.BINARY")
-        return self._channel.post(0x80 | opcode, payload)
+        return self._channel.post(0x80 | opcode, payload, compress)

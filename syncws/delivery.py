@@ -12,12 +12,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from .decoding import RecordDecoder
+from .encoding import EncodingChannel
+from .extensions import ExtensionChain
 from .frames import Opcode, Record, Side, failure_error, lib, limit, read_records
 from .options import Options
-from .output import OutputChannel
 from .reader import Reader
 from .transport import Transport
 
@@ -52,7 +54,7 @@ class Stream:
         return [data.decode() if pieces[0].opcode == Opcode.TEXT else data]
 
 
-class DeliveryChannel(OutputChannel):
+class DeliveryChannel(EncodingChannel):
     """The inbound queue. Methods may be called by any thread unless they say otherwise.
 
     Args:
@@ -60,11 +62,13 @@ class DeliveryChannel(OutputChannel):
         side: Which end we are.
         reader: The reader thread that looks after it.
         options: Limits and timeouts.
+        chain: The extensions, if any.
     """
 
     __slots__ = (
         "_inbound_bytes",
         "_paused_length",
+        "_undo",
         "decoder",
         "end",
         "inbound",
@@ -74,8 +78,15 @@ class DeliveryChannel(OutputChannel):
         "streaming",
     )
 
-    def __init__(self, transport: Transport, side: Side, reader: Reader, options: Options) -> None:
-        super().__init__(transport, side, reader, options)
+    def __init__(
+        self,
+        transport: Transport,
+        side: Side,
+        reader: Reader,
+        options: Options,
+        chain: ExtensionChain | None,
+    ) -> None:
+        super().__init__(transport, side, reader, options, chain)
         self.side = side
         # Belongs to the owner of the channel; C uses it without a lock.
         self.decoder = lib.syncws_channel_decoder(self.c)
@@ -86,6 +97,11 @@ class DeliveryChannel(OutputChannel):
             limit(options.max_size),
             limit(options.max_fragments),
         )
+        # The owner's: what extensions did to messages is undone.
+        self._undo: RecordDecoder | None = None
+        if chain is not None:
+            chain.configure(self.decoder)
+            self._undo = RecordDecoder(chain)
         # Whole messages; appended to by the owner, popped by any thread without a lock.
         self.inbound: collections.deque[str | bytes] = collections.deque()
         # Pops them; raises IndexError if there is none. A `for` over it takes a message
@@ -136,7 +152,7 @@ class DeliveryChannel(OutputChannel):
             if self.decoder.handed_out:
                 # An idle connection keeps no memory for its biggest message.
                 lib.syncws_decoder_reclaim(self.decoder)
-            if code != lib.SYNCWS_RECORDS_MORE:
+            if code != lib.SYNCWS_RECORDS_MORE or self.end is not None:
                 break
             code = lib.syncws_decode_rest(self.c, scratch)
         if self.end is not None:
@@ -157,7 +173,11 @@ class DeliveryChannel(OutputChannel):
         messages: list[str | bytes] = []
         pieces: list[Record] = []
         size = 0
-        for record in read_records(scratch):
+        records: Iterable[Record] = read_records(scratch)
+        undo = self._undo
+        if undo is not None:
+            records = undo.decode(records, self.incoming is not None)
+        for record in records:
             kind = record.kind
             if kind == lib.SYNCWS_RUN:
                 messages += record.data
@@ -170,6 +190,9 @@ class DeliveryChannel(OutputChannel):
             else:
                 pieces.append(record)
                 size += len(record.data)
+        if undo is not None and undo.error is not None and self.end is None:
+            self.decoder.closed = 1  # nothing is decoded behind it
+            self.end = undo.error
         if self.closing.sent is not None and self._over(HIGH_WATER):
             messages = []  # nobody may ever take them, and the close frame must be reached
         inbound, stream = self.inbound, self.incoming
@@ -184,6 +207,8 @@ class DeliveryChannel(OutputChannel):
             inbound += kept
             if fate != Stream.DROPPED:
                 stream.pieces += pieces
+            if undo is not None:
+                undo.busy = False
             scratch.unclaimed = 0
             self._inbound_bytes += size
             if finished:
@@ -191,6 +216,8 @@ class DeliveryChannel(OutputChannel):
                 self.incoming = None
             return
         inbound += messages
+        if undo is not None:
+            undo.busy = False
         scratch.unclaimed = 0
         self._inbound_bytes += size
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 
 from .exceptions import ProtocolError
+from .extensions import ExtensionChain
 from .frames import Close, Side, ffi, lib, thread_scratch
 from .input import DELIVERED, OWNED, PARKED, free_scratch
 from .options import Options
@@ -43,6 +44,7 @@ class EndingChannel(StreamingChannel):
         side: Which end we are.
         reader: The reader thread that looks after it.
         options: Limits and timeouts.
+        chain: The extensions, if any.
     """
 
     __slots__ = (
@@ -58,8 +60,15 @@ class EndingChannel(StreamingChannel):
         "looked",
     )
 
-    def __init__(self, transport: Transport, side: Side, reader: Reader, options: Options) -> None:
-        super().__init__(transport, side, reader, options)
+    def __init__(
+        self,
+        transport: Transport,
+        side: Side,
+        reader: Reader,
+        options: Options,
+        chain: ExtensionChain | None,
+    ) -> None:
+        super().__init__(transport, side, reader, options, chain)
         # state_lock: whether the end was acted on; a close frame that C does not have yet.
         self._finished = False
         self._unsent_close: bytes | None = None
@@ -362,8 +371,14 @@ class EndingChannel(StreamingChannel):
                 self.reader.forget(self._descriptor)
             self.transport.close()
         if not self.looked:
-            self.reader.detach(self)
+            self.detach()
         self.notify()
+
+    def detach(self) -> None:
+        """The socket is closed: the reader thread and the extensions are told."""
+        self.reader.detach(self)
+        if self.chain is not None:
+            self.chain.connection_ended()
 
     def on_ready(self, ready: int) -> None:
         """The selector reports this channel's descriptor, maybe late."""

@@ -30,6 +30,7 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
             PayloadTooBig
             TooManyFragments
             InvalidText
+            DecompressionError
         MultipleValuesError (also a LookupError)
         ConcurrencyError (also a RuntimeError)
 """
@@ -47,6 +48,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
+    "DecompressionError",
     "ForkedConnectionError",
     "InsecureRedirectError",
     "InvalidHandshake",
@@ -332,6 +334,12 @@ class ProtocolError(WebSocketError):
 
 class InvalidText(ProtocolError):
     """A text message or a close reason is not UTF-8 (1007)."""
+
+    close_code = 1007
+
+
+class DecompressionError(ProtocolError):
+    """A compressed message is damaged (1007)."""
 
     close_code = 1007
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ._codec import ffi, lib
@@ -311,6 +311,10 @@ class FrameDecoder:
         lib.syncws_decoder_init(
             self._decoder, side, limit(max_frame_size), limit(max_size), limit(max_fragments)
         )
+
+    def configure(self, configure: Callable[[Any], object]) -> None:
+        """Lets ``configure`` set what the C decoder (``syncws_decoder *``) lets through."""
+        configure(self._decoder)
 
     def feed(self, data: bytes) -> list[Record]:
         """Decodes ``data``; what follows a close frame or a failure is ignored."""

@@ -12,7 +12,7 @@ from typing import Any
 from .frames import Opcode
 from .transport import Buffer
 
-__all__ = ["control_payload", "converted", "fragment_frames", "payload_of", "split_message"]
+__all__ = ["control_payload", "converted", "fragment_frames", "payload_of", "split_frame"]
 
 
 def converted(message: Any, decode: bool | None) -> Any:
@@ -66,15 +66,25 @@ def fragment_frames(
         yield 0x80 | Opcode.CONTINUATION, b""
 
 
-def split_message(opcode: int, data: bytes, frame_size: int) -> Iterable[tuple[int, bytes]]:
-    """The frames of a message: (first byte, payload), none larger than ``frame_size``."""
+def split_frame(
+    begin: int, data: bytes | memoryview, fin: bool, frame_size: int
+) -> Iterable[tuple[int, bytes]]:
+    """Cuts a frame into frames: (first byte, payload), none larger than ``frame_size``.
+
+    Args:
+        begin: Its first byte without FIN: RSV bits and opcode.
+        data: Its payload.
+        fin: Whether it ends its message.
+        frame_size: Bytes.
+    """
+    last = 0x80 if fin else 0
     if len(data) <= frame_size:
-        return ((0x80 | opcode, data),)
+        return ((last | begin, data),)  # type: ignore[return-value]  # bytes-like is enough
     view = memoryview(data)
     return (
         (
-            (0x80 if start + frame_size >= len(data) else 0)
-            | (opcode if start == 0 else Opcode.CONTINUATION),
+            (last if start + frame_size >= len(data) else 0)
+            | (begin if start == 0 else Opcode.CONTINUATION),
             view[start : start + frame_size],  # type: ignore[misc]  # bytes-like is enough
         )
         for start in range(0, len(data), frame_size)

@@ -11,16 +11,26 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
 from .exceptions import InvalidHeaderFormat, NegotiationError
+from .extensions import (
+    ClientExtensionFactory,
+    Extension,
+    ExtensionParameters,
+    ServerExtensionFactory,
+    check_compatible,
+)
 from .headers import TOKEN, Headers, is_token
 from .http11 import Request
 from .uri import parse_authority
 
 __all__ = [
-    "Extension",
+    "ExtensionHeader",
     "Origins",
     "SelectSubprotocol",
+    "accepted_extensions",
+    "answer_extensions",
     "check_origins",
     "check_subprotocols",
+    "extensions_header",
     "is_origin",
     "offered_subprotocols",
     "origin_allowed",
@@ -33,17 +43,16 @@ Origins: TypeAlias = Collection[str | re.Pattern[str] | None]
 """Acceptable origins; ``None`` stands for a request without an ``Origin`` header."""
 SelectSubprotocol: TypeAlias = Callable[[Request, list[str]], str | None]
 """Chooses among the subprotocols that a client offers, or none."""
-Extension: TypeAlias = tuple[str, list[tuple[str, str | None]]]
+ExtensionHeader: TypeAlias = tuple[str, list[tuple[str, str | None]]]
 """A name and its parameters; ``None`` is the value of a parameter without one."""
 
 # An ASCII serialization (RFC 6454 section 6.2) or "null"; what matters is that it can be sent.
 is_origin = re.compile(r"[\x21-\x7e]+").fullmatch
 _WEB_ORIGIN = re.compile(r"(https?)://([^/?#@]+)", re.ASCII | re.IGNORECASE)
 _WEB_URI = re.compile(r"https?://", re.IGNORECASE).match
-# RFC 6455 section 9.1: a quoted value is a token too. No escapes inside of the quotes: a token
-# never needs one.
+# RFC 6455 section 9.1: a quoted value is a token, too, when its escapes are undone.
 _EXTENSION_PART = re.compile(
-    rf'[ \t]*({TOKEN})(?:[ \t]*=[ \t]*(?:({TOKEN})|"({TOKEN})"))?[ \t]*([;,]|\Z)'
+    rf'[ \t]*({TOKEN})(?:[ \t]*=[ \t]*(?:({TOKEN})|"((?:\\?{TOKEN[:-1]})+)"))?[ \t]*([;,]|\Z)'
 )
 _MAX_SUBPROTOCOLS = 128  # offered by one client; nobody has that many
 
@@ -194,7 +203,7 @@ def _same_origin(origin: str, host_header: str, secure: bool) -> bool:
     return (origin_host, origin_port or default) == (host, port or default)
 
 
-def parse_extensions(headers: Headers) -> list[Extension]:
+def parse_extensions(headers: Headers) -> list[ExtensionHeader]:
     """Takes the ``Sec-WebSocket-Extensions`` headers apart (RFC 6455 section 9.1).
 
     Returns:
@@ -204,7 +213,7 @@ def parse_extensions(headers: Headers) -> list[Extension]:
     Raises:
         InvalidHeaderFormat: A header is malformed.
     """
-    extensions: list[Extension] = []
+    extensions: list[ExtensionHeader] = []
     for text in headers.get_all("Sec-WebSocket-Extensions"):
         position, separator = 0, ","
         while separator:
@@ -212,7 +221,7 @@ def parse_extensions(headers: Headers) -> list[Extension]:
             if match is None:
                 raise InvalidHeaderFormat("Sec-WebSocket-Extensions", text)
             name, plain, quoted = match[1], match[2], match[3]
-            value = quoted if plain is None else plain
+            value = plain if quoted is None else quoted.replace("\\", "")
             if separator == ";":
                 extensions[-1][1].append((name, value))
             elif value is None:
@@ -221,3 +230,93 @@ def parse_extensions(headers: Headers) -> list[Extension]:
                 raise InvalidHeaderFormat("Sec-WebSocket-Extensions", text)
             position, separator = match.end(), match[4]
     return extensions
+
+
+def extensions_header(extensions: Sequence[tuple[str, ExtensionParameters]]) -> str:
+    """The value of a ``Sec-WebSocket-Extensions`` header; it may be empty.
+
+    Raises:
+        ValueError: A name or a value of a factory's is not a token.
+    """
+    parts = []
+    for name, parameters in extensions:
+        part = name
+        tokens = [name]
+        for parameter, value in parameters:
+            tokens += [parameter] if value is None else [parameter, value]
+            part += f"; {parameter}" if value is None else f"; {parameter}={value}"
+        for token in tokens:
+            if is_token(token) is None:
+                raise ValueError(f"extension {name!r}: {token!r} is not a token")
+        parts.append(part)
+    return ", ".join(parts)
+
+
+def accepted_extensions(
+    headers: Headers, factories: Sequence[ClientExtensionFactory]
+) -> list[Extension]:
+    """The extensions that a server's response settles on, in its order.
+
+    Args:
+        headers: Those of the response.
+        factories: What was offered.
+
+    Raises:
+        InvalidHeaderFormat: The header is malformed.
+        NegotiationError: The server chose something that was not offered, or that does not
+            go together.
+    """
+    accepted: list[Extension] = []
+    for name, parameters in parse_extensions(headers):
+        if any(extension.name == name for extension in accepted):
+            raise NegotiationError(f"the server chose an extension twice: {name}")
+        problem = NegotiationError(f"the server chose an extension not offered: {name}")
+        for factory in factories:
+            if factory.name == name:
+                try:
+                    extension = factory.process_response_params(parameters, accepted)
+                    check_compatible(extension, accepted)
+                except NegotiationError as error:
+                    # It may be the answer to another offer of the same name.
+                    problem = error
+                else:
+                    accepted.append(extension)
+                    break
+        else:
+            raise problem
+    return accepted
+
+
+def answer_extensions(
+    headers: Headers, factories: Sequence[ServerExtensionFactory]
+) -> tuple[str, list[Extension]]:
+    """What a server makes of the extensions that a client offers.
+
+    Of several offers of one extension the first that can be accepted counts.
+
+    Args:
+        headers: Those of the request.
+        factories: What the server supports.
+
+    Returns:
+        The value of the response's header, perhaps empty, and the extensions in its order.
+
+    Raises:
+        ValueError: A factory answers with what cannot be sent.
+    """
+    accepted: list[Extension] = []
+    answers: list[tuple[str, ExtensionParameters]] = []
+    for name, parameters in parse_extensions(headers) if factories else ():
+        if any(extension.name == name for extension in accepted):
+            continue
+        for factory in factories:
+            if factory.name == name:
+                try:
+                    answer, extension = factory.process_request_params(parameters, accepted)
+                    check_compatible(extension, accepted)
+                except NegotiationError:
+                    continue
+                accepted.append(extension)
+                answers.append((name, answer))
+                break
+    return extensions_header(answers), accepted

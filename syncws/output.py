@@ -22,7 +22,7 @@ from typing import Self
 
 from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
 from .frames import SLICE, CloseCode, Side, ffi, lib, limit, thread_scratch
-from .messages import split_message
+from .messages import split_frame
 from .options import Options
 from .protocol import ClosingHandshake
 from .reader import Reader, new_token, wait_for_exit
@@ -332,7 +332,8 @@ class OutputChannel:
             if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
                 return
             if result == lib.SYNCWS_LARGE:
-                frames = split_message(first_byte & 15, data, limit(self.options.max_frame_size))
+                size = limit(self.options.max_frame_size)
+                frames = split_frame(first_byte & 0x7F, data, True, size)
                 return self.send_steps(frames, deadline)
             if result == lib.SYNCWS_UNFINISHED:
                 self._wait_for_other_message(deadline)
@@ -445,6 +446,13 @@ class OutputChannel:
 
     def _send_frame(self, first_byte: int, data: bytes, deadline: float | None) -> None:
         size = len(data)
+        if size <= _PIECE and isinstance(data, bytes):
+            result = lib.syncws_frame_send(self.c, thread_scratch(), first_byte, data, size, 0)
+            if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+                self.settle(result)
+                return
+            if result != lib.SYNCWS_FULL:
+                self.raise_closed(result, deadline)
         # Before the first byte of the message the queue must be empty: a timeout can still
         # leave the connection usable.
         begun = lib.syncws_message_cut(self.c)
@@ -469,20 +477,6 @@ class OutputChannel:
         if lib.syncws_message_cut(self.c):
             return "the message was cut, so the connection is closed"
         return "the connection can still be used"
-
-    def post(self, first_byte: int, data: bytes) -> bool:
-        """Queues a message without waiting; False if the queue is full or busy.
-
-        Raises:
-            ConnectionClosed: The connection is closing or closed.
-        """
-        result = lib.syncws_post(self.c, thread_scratch(), first_byte, data, len(data))
-        result = self.settle(result)
-        if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
-            return True
-        if result in (lib.SYNCWS_FULL, lib.SYNCWS_UNFINISHED):
-            return False
-        raise self.exception()
 
     def raise_closed(self, result: int, deadline: float | None) -> None:
         """Raises what ended the output; after a write error, what the peer said first."""

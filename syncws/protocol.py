@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import copy
 import enum
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from .decoding import RecordDecoder
 from .exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, ProtocolError
+from .extensions import Extension, ExtensionChain, Fragment
 from .frames import Close, CloseCode, FrameDecoder, FrameEncoder, Opcode, Record, Side, lib
 
 __all__ = ["ClosingHandshake", "Event", "Failed", "Ping", "Pong", "Protocol", "State"]
@@ -189,6 +192,7 @@ class Protocol:
         max_frame_size: Payload bytes of one incoming frame; ``None`` for no limit.
         max_size: Payload bytes of one incoming message; ``None`` for no limit.
         max_fragments: See :class:`~syncws.frames.FrameDecoder`.
+        extensions: What the opening handshake settled on, in its order.
     """
 
     def __init__(
@@ -198,6 +202,7 @@ class Protocol:
         max_frame_size: int | None = 16 * 2**20,
         max_size: int | None = 64 * 2**20,
         max_fragments: int | None = 128,
+        extensions: Sequence[Extension] = (),
     ) -> None:
         self.side = side
         self.closing = ClosingHandshake()
@@ -205,6 +210,17 @@ class Protocol:
             side, max_frame_size=max_frame_size, max_size=max_size, max_fragments=max_fragments
         )
         self._encoder = FrameEncoder(side)
+        self._chain: ExtensionChain | None = None
+        self._undo: RecordDecoder | None = None
+        if extensions:
+            self._chain = ExtensionChain(extensions, max_size)
+            self._undo = RecordDecoder(self._chain)
+            self._decoder.configure(self._chain.configure)
+        # Of the outgoing message: its opcode, the first byte of its next frame without FIN, and
+        # what its sender wishes.
+        self._opcode = 0
+        self._begin = 0
+        self._compress: bool | None = None
         self._events: list[Event] = []
         self._output: list[bytes] = []
         self._in_message = False
@@ -222,9 +238,15 @@ class Protocol:
         """
         if self._failed or self.closing.rcvd is not None:
             return
-        for record in self._decoder.feed(data):
+        records = self._decoder.feed(data)
+        error: ProtocolError | None = None
+        if self._undo is not None:
+            records = self._undo.decode(records, streaming=False)
+            self._undo.busy = False
+            error = self._undo.error
+        for record in records:
             self._receive_record(record)
-        error = self._decoder.error
+        error = error or self._decoder.error
         if error is not None and not self._failed and self.closing.rcvd is None:
             self._fail(error)
 
@@ -253,6 +275,10 @@ class Protocol:
         self._close_frame(self.closing.fail(error))
         self._events.append(Failed(error))
 
+    def _end(self) -> None:
+        if self._chain is not None:
+            self._chain.connection_ended()
+
     def _close_frame(self, payload: bytes | None) -> None:
         if payload is not None:
             self._output.append(self._encoder.encode(Opcode.CLOSE, payload))
@@ -260,6 +286,7 @@ class Protocol:
     def receive_eof(self) -> None:
         """The network has ended."""
         self.closing.end()
+        self._end()
 
     def events_received(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -275,8 +302,15 @@ class Protocol:
         """Whether the TCP connection should end soon (RFC 6455 section 7.1.1)."""
         return self._failed or self.closing.complete or self.state is State.CLOSED
 
-    def send_message(self, message: str | bytes, *, fin: bool = True) -> None:
+    def send_message(
+        self, message: str | bytes, *, fin: bool = True, compress: bool | None = None
+    ) -> None:
         """A message, or with ``fin=False`` its first fragment.
+
+        Args:
+            message: Text or bytes.
+            fin: Whether it is all of it.
+            compress: See :class:`~syncws.extensions.Fragment`; for all fragments.
 
         Raises:
             ConnectionClosed: A close frame was sent or the stream has ended.
@@ -284,8 +318,10 @@ class Protocol:
         """
         if self._in_message:
             raise RuntimeError("the message begun with fin=False must be finished first")
-        opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
-        self._data_frame(opcode, message, fin)
+        self._opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+        self._begin = self._opcode
+        self._compress = compress
+        self._data_frame(message, fin, first=True)
 
     def send_continuation(self, fragment: str | bytes, *, fin: bool) -> None:
         """The next fragment of a message.
@@ -296,13 +332,24 @@ class Protocol:
         """
         if not self._in_message:
             raise RuntimeError("there is no unfinished message to continue")
-        self._data_frame(Opcode.CONTINUATION, fragment, fin)
+        self._data_frame(fragment, fin, first=False)
 
-    def _data_frame(self, opcode: Opcode, data: str | bytes, fin: bool) -> None:
+    def _data_frame(self, data: str | bytes, fin: bool, first: bool) -> None:
         self._check_open()
         payload = data.encode() if isinstance(data, str) else data
-        self._output.append(self._encoder.encode(opcode, payload, fin))
         self._in_message = not fin
+        if self._chain is not None:
+            part = self._chain.encode(
+                Fragment(self._opcode, payload, first, fin, compress=self._compress)
+            )
+            if part is None:
+                return  # an extension waits for the rest
+            payload = bytes(part.data)
+            if part.first:
+                self._begin = part.rsv << 4 | part.opcode
+        opcode, rsv = self._begin & 15, self._begin >> 4
+        self._output.append(self._encoder.encode(opcode, payload, fin, rsv))
+        self._begin = Opcode.CONTINUATION
 
     def send_ping(self, data: bytes = b"") -> None:
         """A ping of at most 125 bytes.

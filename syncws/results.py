@@ -6,7 +6,8 @@ does not: the calls themselves (:mod:`.connection`).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .channel import Channel, Pending
 from .options import check_timeout
@@ -23,12 +24,14 @@ class Statistics(NamedTuple):
         messages_queued: Messages received and not yet taken.
         bytes_unsent: Bytes accepted by ``send()`` and not yet by the socket.
         latency: Seconds between the last answered ping and its pong; 0.0 before.
+        extensions: The figures of each extension, by its name.
     """
 
     bytes_received: int
     messages_queued: int
     bytes_unsent: int
     latency: float
+    extensions: Mapping[str, Mapping[str, Any]]
 
 
 class PingWaiter:

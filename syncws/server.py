@@ -17,6 +17,8 @@ from typing import Any
 from .accepting import listen_tcp, listen_unix, unix_remover
 from .connection import Connection
 from .exceptions import ConnectionClosed
+from .extension_options import server_extensions
+from .extensions import ServerExtensionFactory
 from .forwarded import ProxyAddress, TrustedProxies
 from .frames import Opcode
 from .hooks import Hooks, ProcessRequest, ProcessResponse
@@ -54,6 +56,8 @@ def serve(
     origins: Origins | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
+    extensions: Sequence[ServerExtensionFactory] | None = None,
+    compression: str | None = "deflate",
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
     server_header: str | None = SERVER,
@@ -100,6 +104,9 @@ def serve(
         subprotocols: Supported subprotocols in order of preference.
         select_subprotocol: Chooses the subprotocol instead: called with the request and
             the list of what the client offers, in the handler's thread.
+        extensions: Factories of the extensions to accept, in order of preference.
+        compression: ``"deflate"``: accept ``permessage-deflate`` as well, unless it is among
+            ``extensions``; ``None``: do not.
         process_request: Called with a :class:`PendingConnection` and the request before
             anything else is decided, in the handler's thread; if it returns a
             :class:`Response`, this is the answer, with its ``Content-Length`` and
@@ -161,6 +168,7 @@ def serve(
             origins=origins,
             subprotocols=subprotocols,
             select_subprotocol=select_subprotocol,
+            extensions=server_extensions(extensions, compression),
             server_header=server_header,
         ),
         options=Options(
@@ -238,6 +246,7 @@ def broadcast(
     message: str | bytes | bytearray | memoryview,
     *,
     text: bool | None = None,
+    compress: bool | None = None,
 ) -> list[Connection]:
     """Sends a message to many connections, without waiting for any of them.
 
@@ -251,6 +260,8 @@ def broadcast(
         connections: For example ``server.connections``.
         message: A ``str`` is sent as text and a bytes-like object as binary.
         text: ``True``: send as text; ``False``: as binary, whatever the type.
+        compress: As for ``send()``. Each connection compresses for itself, as it remembers
+            other messages than its neighbour: ``False`` saves that time.
 
     Returns:
         The connections for which the message was dropped.
@@ -273,7 +284,7 @@ def broadcast(
     skipped = []
     for connection in check_connections(connections):
         try:
-            if not connection.try_send(payload, opcode):
+            if not connection.try_send(payload, opcode, compress):
                 skipped.append(connection)
         except ConnectionClosed:
             continue

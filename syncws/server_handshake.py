@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from .exceptions import InvalidHeader, InvalidUpgrade, NegotiationError
+from .extensions import Extension, ServerExtensionFactory
 from .handshake import accept_value, check_upgrade_headers, error_response
 from .headers import Headers
 from .http11 import Request, Response
 from .negotiation import (
     Origins,
     SelectSubprotocol,
+    answer_extensions,
     check_origins,
     check_subprotocols,
     offered_subprotocols,
@@ -31,6 +34,7 @@ from .uri import parse_authority
 from .version import version
 
 __all__ = [
+    "Accepted",
     "SERVER",
     "accept",
     "check_request",
@@ -96,15 +100,30 @@ def check_upgrade(request: Request) -> Response | None:
     return None
 
 
+class Accepted(NamedTuple):
+    """The answer to an upgrade request.
+
+    Attributes:
+        response: A 101, or a refusal.
+        subprotocol: The subprotocol agreed on, or ``None``.
+        extensions: The extensions agreed on.
+    """
+
+    response: Response
+    subprotocol: str | None = None
+    extensions: Sequence[Extension] = ()
+
+
 def accept(
     request: Request,
     *,
     origins: Origins | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
+    extensions: Sequence[ServerExtensionFactory] = (),
     server_header: str | None = SERVER,
     secure: bool = False,
-) -> tuple[Response, str | None]:
+) -> Accepted:
     """Decides about a request that :func:`check_upgrade` found valid. May run user code.
 
     Args:
@@ -120,12 +139,13 @@ def accept(
             list of what the client offers (perhaps empty), and returns one of these or
             ``None`` for no subprotocol; if it raises :exc:`NegotiationError` the request is
             refused with 400.
+        extensions: Supported extensions; of what the client offers, these are accepted.
         server_header: The ``Server`` header, or ``None`` for none.
         secure: Whether the connection came over TLS; then only an ``https`` origin is
             the same origin. Without it both are, because a proxy may have ended TLS.
 
     Returns:
-        The response, which is a 101 or an error (400 or 403), and the subprotocol.
+        The response, which is a 101 or an error (400 or 403), and what was agreed on.
 
     Raises:
         TypeError: ``select_subprotocol`` returned neither a ``str`` nor ``None``.
@@ -134,7 +154,7 @@ def accept(
     """
     headers = request.headers
     if not origin_allowed(headers, origins, secure):
-        return error_response(403, "This origin is not allowed."), None
+        return Accepted(error_response(403, "This origin is not allowed."))
     offered = offered_subprotocols(headers)
     try:
         if select_subprotocol is not None:
@@ -142,16 +162,19 @@ def accept(
         else:
             subprotocol = preferred_subprotocol(subprotocols, offered)
     except NegotiationError:
-        return error_response(400, "No subprotocol in common."), None
+        return Accepted(error_response(400, "No subprotocol in common."))
+    extensions_answer, agreed = answer_extensions(headers, extensions)
     accepted = accept_value(headers["Sec-WebSocket-Key"]).decode("ascii")
     answer = Headers.from_field_lines(
         f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accepted}\r\n"
     )
     if subprotocol is not None:
         answer["Sec-WebSocket-Protocol"] = subprotocol
+    if extensions_answer:
+        answer["Sec-WebSocket-Extensions"] = extensions_answer
     if server_header is not None:
         answer["Server"] = server_header
-    return Response(101, "Switching Protocols", answer), subprotocol
+    return Accepted(Response(101, "Switching Protocols", answer), subprotocol, agreed)
 
 
 def check_server_options(

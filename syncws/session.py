@@ -24,6 +24,7 @@ from .opening import Opening
 from .options import Options
 from .reader import Reader
 from .server_connection import Handler, PendingConnection, ServerConnection
+from .server_handshake import Accepted
 
 __all__ = ["Service", "Session"]
 
@@ -44,7 +45,7 @@ class Service:
     """
 
     handler: Handler
-    accept: Callable[..., tuple[Response, str | None]]
+    accept: Callable[..., Accepted]
     options: Options
     logger: logging.Logger
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
@@ -97,22 +98,23 @@ class Session:
             secure=secure,
             stated_address=address,
         )
-        subprotocol: str | None = None
+        accepted: Accepted | None = None
         try:
             hooks = self._service.hooks
             response = hooks.before(pending)
             if response is None:
-                response, subprotocol = self._service.accept(request, secure=pending.secure)
+                accepted = self._service.accept(request, secure=pending.secure)
+                response = accepted.response
             response = hooks.after(pending, response)
         except BaseException:
             # The user's code failed. The peer is not told how.
             self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
             response = error_response(500, "The server failed to answer the request.")
-        if response.status_code != 101:
+        if accepted is None or response.status_code != 101:
             return response
         if self._goodbye is not None:
             return error_response(503, "The server is shutting down.")
-        connection = self._connect(opening, pending, response, subprotocol)
+        connection = self._connect(opening, pending, response, accepted)
         if connection is not None:
             self._converse(connection, pending.handler or self._service.handler)
         return None
@@ -141,7 +143,7 @@ class Session:
         opening: Opening,
         pending: PendingConnection,
         response: Response,
-        subprotocol: str | None,
+        accepted: Accepted,
     ) -> ServerConnection | None:
         transport = opening.transport
         try:
@@ -153,7 +155,8 @@ class Session:
                 options=self._service.options,
                 request=pending.request,
                 response=response,
-                subprotocol=subprotocol,
+                subprotocol=accepted.subprotocol,
+                extensions=accepted.extensions,
                 early_data=opening.early_data,
                 logger=self._service.logger,
             )

@@ -198,7 +198,7 @@ def test_wrong_types(options: dict[str, Any], text: str) -> None:
 
 def reply(handshake: ClientHandshake, extra: str = "", **changes: str | None) -> Response:
     """A good answer with some headers replaced, left out or added, as it is received."""
-    good, _ = accept(handshake.request)
+    good = accept(handshake.request).response
     fields: dict[str, str | None] = {"Upgrade": "websocket", "Connection": "Upgrade"}
     fields["Sec-WebSocket-Accept"] = good.headers["Sec-WebSocket-Accept"]
     for name, value in changes.items():
@@ -295,7 +295,7 @@ def test_bad_answers(changes: dict[str, Any], error: type[InvalidHandshake], tex
 )
 def test_almost_the_accept_value(change: Any) -> None:
     handshake = ClientHandshake(URI)
-    value = accept(handshake.request)[0].headers["Sec-WebSocket-Accept"]
+    value = accept(handshake.request).response.headers["Sec-WebSocket-Accept"]
     with pytest.raises(InvalidHeaderValue):
         handshake.check_response(reply(handshake, Sec_WebSocket_Accept=change(value)))
     with pytest.raises(InvalidHeader):
@@ -362,7 +362,7 @@ def test_both_sides_agree(offered: list[str], supported: list[str]) -> None:
     request = RequestParser().feed(handshake.request.serialize())
     assert isinstance(request, Request)
     assert check_upgrade(request) is None
-    response, subprotocol = accept(request, subprotocols=supported)
+    response, subprotocol, _ = accept(request, subprotocols=supported)
     if supported and not set(offered) & set(supported):
         assert response.status_code == 400
         return

@@ -67,7 +67,7 @@ def before(returned: Any, **changes: Any) -> Response | None:
 
 def test_without_hooks_nothing_changes() -> None:
     peer = pending()
-    response, _ = accept(peer.request)
+    response = accept(peer.request).response
     assert Hooks().before(peer) is None
     assert Hooks().after(peer, response) is response
 
@@ -158,7 +158,7 @@ def test_an_answer_that_cannot_be_sent(returned: Any, error: type[Exception]) ->
 
 def after(hook: Callable[..., Any], response: Response | None = None) -> Response:
     peer = pending(Sec_WebSocket_Protocol="a")
-    response = response or accept(peer.request, subprotocols=["a"])[0]
+    response = response or accept(peer.request, subprotocols=["a"]).response
     return Hooks(process_response=hook).after(peer, response)
 
 

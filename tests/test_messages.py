@@ -14,7 +14,7 @@ from syncws.messages import (
     converted,
     fragment_frames,
     payload_of,
-    split_message,
+    split_frame,
 )
 
 
@@ -90,8 +90,8 @@ def test_fragments_of_other_types(fragment: Any) -> None:
 
 
 @given(st.binary(max_size=100), st.integers(1, 50), st.sampled_from([1, 2]))
-def test_split_messages_join_to_the_same(data: bytes, size: int, opcode: int) -> None:
-    parts = list(split_message(opcode, data, size))
+def test_split_frames_join_to_the_same(data: bytes, size: int, opcode: int) -> None:
+    parts = list(split_frame(opcode, data, True, size))
     assert b"".join(bytes(part) for _, part in parts) == data
     assert all(len(part) <= size for _, part in parts)
     assert [first & 15 for first, _ in parts] == [opcode] + [0] * (len(parts) - 1)

@@ -118,7 +118,9 @@ SUBPROTOCOLS: list[tuple[list[str] | None, str | None, str | None]] = [
 
 @pytest.mark.parametrize(("supported", "offered", "chosen"), SUBPROTOCOLS)
 def test_subprotocol(supported: list[str] | None, offered: str | None, chosen: str | None) -> None:
-    response, subprotocol = accept(upgrade(Sec_WebSocket_Protocol=offered), subprotocols=supported)
+    response, subprotocol, _ = accept(
+        upgrade(Sec_WebSocket_Protocol=offered), subprotocols=supported
+    )
     check_shape(response)
     if chosen == "refused":
         assert (response.status_code, subprotocol) == (400, None)
@@ -145,10 +147,10 @@ def test_select_subprotocol() -> None:
         return "b" if asked[-1][1] else None
 
     offering = upgrade(Sec_WebSocket_Protocol="a, b")
-    response, subprotocol = accept(offering, subprotocols=["a"], select_subprotocol=select)
+    response, subprotocol, _ = accept(offering, subprotocols=["a"], select_subprotocol=select)
     assert (subprotocol, response.headers["Sec-WebSocket-Protocol"]) == ("b", "b")
     silent = upgrade()
-    response, subprotocol = accept(silent, subprotocols=["a"], select_subprotocol=select)
+    response, subprotocol, _ = accept(silent, subprotocols=["a"], select_subprotocol=select)
     assert (subprotocol, response.status_code) == (None, 101)
     assert asked == [(offering, ["a", "b"]), (silent, [])]
 
@@ -157,7 +159,7 @@ def test_select_subprotocol_may_refuse() -> None:
     def select(request: Request, offered: list[str]) -> str | None:
         raise NegotiationError("s3cret")
 
-    response, subprotocol = accept(upgrade(), select_subprotocol=select)
+    response, subprotocol, _ = accept(upgrade(), select_subprotocol=select)
     assert (response.status_code, subprotocol) == (400, None)
     assert b"s3cret" not in response.body
 

@@ -275,7 +275,7 @@ def test_e8_raw_target_is_kept() -> None:
 
 def test_accept_value_of_the_rfc() -> None:
     # RFC 6455 section 1.3.
-    response, subprotocol = accept(upgrade(), server_header=None)
+    response, subprotocol, _ = accept(upgrade(), server_header=None)
     assert subprotocol is None
     assert response == Response(
         101,

@@ -43,7 +43,7 @@ def answer(pieces: list[bytes], **options: Any) -> tuple[Response | None, bytes]
         except InvalidMessage as error:
             return error_response(error.status_code, str(error)), b""
         if parsed is not None:
-            response = check_upgrade(parsed) or accept(parsed, **options)[0]
+            response = check_upgrade(parsed) or accept(parsed, **options).response
             return response, parser.rest + b"".join(pieces[index + 1 :])
     return None, b""
 

@@ -1,0 +1,321 @@
+"""Raw DEFLATE, message by message (RFC 7692 section 7.2).
+
+What belongs here: the compressor and the decompressor of one connection, and the engine
+behind them. What does not: what two peers agree on, and frames
+(:mod:`.permessage_deflate`).
+
+An empty stored block ends each message, of which the last four bytes are not sent. The
+decompressor puts them back and adds a *final* block: only a whole message, no more and no
+less, makes the engine say that its input has ended. So a truncated message is noticed at
+once, a peer that sets BFINAL itself is nothing special, and between two messages no
+decompressor exists, but the bytes that the next message may refer to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import warnings
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .exceptions import DecompressionError, PayloadTooBig
+
+__all__ = ["Compression", "Deflater", "Engine", "Inflater", "best_engine", "stdlib_engine"]
+
+# RFC 7692 section 7.2.1: what every flush ends with, and what is not sent.
+TAIL = b"\x00\x00\xff\xff"
+# An empty stored block with BFINAL (RFC 1951 section 3.2.4).
+_FINAL = b"\x01\x00\x00\xff\xff"
+# Decompressed bytes of a row of messages before the others get their turn.
+_ROW_BYTES = 2**20
+# Streams in one message that cost nothing, and what each of the others must bring on average.
+_FREE_STREAMS = 128
+_STREAM_BYTES = 64
+_STEP = 4096
+
+
+class Engine(NamedTuple):
+    """A module with the interface of :mod:`zlib`.
+
+    Attributes:
+        name: For people.
+        module: The module.
+    """
+
+    name: str
+    module: Any
+
+
+class Compression(NamedTuple):
+    """How to compress.
+
+    Attributes:
+        window_bits: 9 to 15; memory for what may be referred to: 2 to the power of it, times 4.
+        level: 0 to 9; -1 for the engine's default.
+        memory_level: 1 to 9; memory for the state: 512 bytes, times 2 to the power of it.
+        strategy: As for :func:`zlib.compressobj`.
+    """
+
+    window_bits: int
+    level: int
+    memory_level: int
+    strategy: int
+
+
+def stdlib_engine() -> Engine:
+    """The standard library's zlib."""
+    version = zlib.ZLIB_RUNTIME_VERSION
+    if tuple(int(part) for part in version.split(".")[:3] if part.isdigit()) < (1, 2, 13):
+        warnings.warn(
+            f"zlib {version} may have CVE-2018-25032 and CVE-2022-37434 (fixed in 1.2.13, or by "
+            "your distribution): peers decide what it decompresses",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Engine(f"zlib {version}", zlib)
+
+
+def _load_engine() -> Engine:
+    try:
+        module = importlib.import_module("zlib_ng.zlib_ng")
+    except ImportError:
+        return stdlib_engine()
+    return Engine(f"zlib-ng {module.ZLIBNG_RUNTIME_VERSION}", module)
+
+
+_lock = threading.RLock()  # guards the next line
+_best: Engine | None = None
+
+
+def best_engine() -> Engine:
+    """The fastest engine that is installed; the same one each time."""
+    global _best
+    with _lock:
+        if _best is None:
+            _best = _load_engine()
+        return _best
+
+
+class Inflater:
+    """Decompresses the messages of one peer. Not thread-safe.
+
+    Args:
+        engine: See :class:`Engine`.
+        window_bits: 8 to 15: how far back the peer refers.
+        takeover: Whether a message may refer to those before it.
+    """
+
+    __slots__ = (
+        "_decompressor",
+        "_engine",
+        "_received",
+        "_recent",
+        "_size",
+        "_streams",
+        "_takeover",
+        "_window",
+    )
+
+    def __init__(self, engine: Engine, window_bits: int, takeover: bool) -> None:
+        self._engine = engine.module
+        # Some compressors take 9 where 8 was agreed on (an old flaw of zlib).
+        bits = max(window_bits, 9)
+        self._window = -bits  # negative: no header, no checksum
+        self._size = 1 << bits
+        self._takeover = takeover
+        # Of an unfinished message: its decompressor, its compressed bytes so far, and the
+        # streams that ended in it.
+        self._decompressor: Any = None
+        self._received = 0
+        self._streams = 0
+        # What was decompressed last, at least as much as may be referred to; few pieces.
+        self._recent = [b""]
+
+    def message(self, data: bytes, limit: int) -> bytes:
+        """Decompresses a whole message; raises as :meth:`piece`."""
+        return self.piece(data, True, limit)
+
+    def piece(self, data: bytes, last: bool, limit: int) -> bytes:
+        """Decompresses a part of a message.
+
+        Args:
+            data: As it came.
+            last: The message ends with it.
+            limit: Bytes that the result may have.
+
+        Raises:
+            DecompressionError: It is not the next part of a message.
+            PayloadTooBig: The result would be larger.
+        """
+        self._received += len(data)
+        if last:
+            if not self._received:
+                return b""  # not even a block, to which the tail would belong
+            data = b"".join((data, TAIL, _FINAL))
+        parts: list[bytes] = []
+        room = limit + 1
+        position = 0
+        try:
+            while position < len(data):
+                if self._decompressor is None:
+                    self._decompressor = self._open()
+                # What an ended stream leaves over is copied: not much at a time then.
+                chunk = data[position : position + _STEP] if self._streams else data[position:]
+                part = self._decompressor.decompress(chunk, room)
+                room -= len(part)
+                if not room:
+                    raise PayloadTooBig("a message exceeds max_size when decompressed")
+                parts.append(part)
+                self._remember(part)
+                position += len(chunk)
+                if self._decompressor.eof:
+                    position -= len(self._decompressor.unused_data)
+                    self._end_stream()
+                    if last and position == len(data) - len(TAIL + _FINAL):
+                        break  # the peer's own last block came just before the tail
+            if last and self._decompressor is not None:
+                raise DecompressionError("a compressed message is truncated")
+        except self._engine.error as error:
+            raise DecompressionError(f"a message cannot be decompressed: {error}") from None
+        if last:
+            self._received = self._streams = 0
+            if not self._takeover:
+                self._recent = [b""]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _end_stream(self) -> None:
+        """Section 7.2.3.4: the peer may set BFINAL, too, and begin another stream then."""
+        self._decompressor = None
+        self._streams += 1
+        # Each costs far more time than its five bytes are worth.
+        if self._streams > _FREE_STREAMS and self._streams > self._received / _STREAM_BYTES:
+            raise DecompressionError("a compressed message has too many final blocks")
+
+    def messages(self, data: Sequence[bytes], limit: int) -> list[bytes]:
+        """Decompresses the first of several whole messages, as many as it can in one go.
+
+        For context takeover only. None of them, if any cannot be decompressed: then
+        :meth:`message` finds out which.
+
+        Args:
+            data: The messages, as they came.
+            limit: Bytes that each may have when decompressed.
+        """
+        if not self._takeover or self._received:
+            return []
+        done = []
+        size = 0
+        decompressor = self._open()
+        decompress = decompressor.decompress
+        try:
+            for payload in data:
+                part = decompress(payload + TAIL, limit + 1) if payload else b""
+                done.append(part)
+                size += len(part)
+                if size > _ROW_BYTES:
+                    break
+            rest = decompress(_FINAL, 1)
+        except self._engine.error:
+            return []
+        if rest or not decompressor.eof or decompressor.unused_data or max(map(len, done)) > limit:
+            return []
+        size = 0
+        for count, part in enumerate(reversed(done), 1):
+            size += len(part)
+            if size >= self._size:
+                self._recent = done[-count:]
+                return done
+        self._recent += done
+        return done
+
+    def _open(self) -> Any:
+        history = b"".join(self._recent)[-self._size :]
+        self._recent = [history]
+        return self._engine.decompressobj(self._window, history)
+
+    def _remember(self, part: bytes) -> None:
+        if len(part) >= self._size:
+            self._recent = [part[-self._size :]]
+        else:
+            self._recent.append(part)
+            if len(self._recent) > 32:
+                self._recent = [b"".join(self._recent)[-self._size :]]
+
+
+# Compressors that are not in use, by engine and Compression: without context takeover no
+# connection needs one of its own.
+class _Spare(threading.local):
+    def __init__(self) -> None:
+        self.pool: dict[tuple[Any, Compression], Any] = {}
+
+
+_spare = _Spare()
+
+
+class Deflater:
+    """Compresses the messages for one peer. Not thread-safe.
+
+    Args:
+        engine: See :class:`Engine`.
+        compression: See :class:`Compression`.
+        takeover: Whether a message may refer to those before it. If not, the compressor is
+            borrowed from the thread for each message.
+    """
+
+    __slots__ = ("_compression", "_compressor", "_engine", "_takeover")
+
+    def __init__(self, engine: Engine, compression: Compression, takeover: bool) -> None:
+        self._engine = engine.module
+        self._compression = compression
+        self._takeover = takeover
+        # Made when it is first needed: it is what an idle connection's memory goes into.
+        self._compressor: Any = None
+
+    def message(self, data: Any) -> bytes:
+        """Compresses a whole message."""
+        return self.piece(data, True, True)
+
+    def piece(self, data: Any, last: bool, flush: bool) -> bytes:
+        """Compresses a part of a message.
+
+        Args:
+            data: Bytes-like.
+            last: The message ends with it.
+            flush: The peer must be able to decompress all of ``data`` from what is returned.
+        """
+        compressor = self._compressor
+        if compressor is None:
+            compressor = self._compressor = self._borrow()
+        head: bytes = compressor.compress(data)
+        if not flush:
+            return head
+        # Without takeover the next message must not refer to this one.
+        full = last and not self._takeover
+        mode = self._engine.Z_FULL_FLUSH if full else self._engine.Z_SYNC_FLUSH
+        tail: bytes = compressor.flush(mode)
+        if full:
+            self._give_back()
+        done = head + tail
+        return done[: -len(TAIL)] if last else done
+
+    def forget(self) -> None:
+        """What was compressed last does not reach the peer: nothing may refer to it."""
+        self._compressor = None
+
+    def _key(self) -> tuple[Any, Compression]:
+        return (self._engine, self._compression)
+
+    def _borrow(self) -> Any:
+        spare = None if self._takeover else _spare.pool.pop(self._key(), None)
+        if spare is not None:
+            return spare
+        window_bits, level, memory_level, strategy = self._compression
+        return self._engine.compressobj(
+            level, self._engine.DEFLATED, -window_bits, memory_level, strategy
+        )
+
+    def _give_back(self) -> None:
+        compressor, self._compressor = self._compressor, None
+        _spare.pool[self._key()] = compressor

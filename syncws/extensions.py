@@ -1,0 +1,484 @@
+"""Extensions (RFC 6455 section 9): what they are, and how several work together.
+
+What belongs here: the classes that an extension is written with, and the chain that a
+connection sends and receives messages through. What does not: the header in which
+extensions are agreed on (:mod:`.negotiation`), and any particular extension
+(:mod:`.permessage_deflate`).
+
+A *factory* stands for an extension that a program is willing to use. When the opening
+handshake settles on it, the factory makes an :class:`Extension`: the codec of that one
+connection. Messages are encoded by the extensions in the order of the header, and decoded
+in the opposite order.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from .exceptions import InvalidText, NegotiationError, PayloadTooBig, ProtocolError
+from .frames import UNLIMITED, Opcode, Record, lib
+
+__all__ = [
+    "ClientExtensionFactory",
+    "Extension",
+    "ExtensionChain",
+    "ExtensionParameters",
+    "Fragment",
+    "SendControl",
+    "ServerExtensionFactory",
+    "Unit",
+    "check_compatible",
+    "encoded_limit",
+]
+
+ExtensionParameters: TypeAlias = Sequence[tuple[str, str | None]]
+"""Parameters of an extension in the header; ``None`` is the value of one without a value."""
+
+SendControl: TypeAlias = Callable[[int, bytes], bool]
+"""Sends a control frame (opcode, payload) without waiting; whether it could."""
+
+_MESSAGES = (Opcode.TEXT, Opcode.BINARY)
+_BOUNDARY = lib.SYNCWS_UTF8_BOUNDARY
+_INVALID = lib.SYNCWS_UTF8_INVALID
+
+
+class Unit(enum.Enum):
+    """How much of a message an extension wants at a time."""
+
+    PIECE = "piece"
+    """Whatever there is: parts of frames, as they come."""
+    FRAME = "frame"
+    """Whole frames."""
+    MESSAGE = "message"
+    """Whole messages."""
+
+
+class Fragment(NamedTuple):
+    """A part of a message, or all of it, on its way through the extensions.
+
+    Attributes:
+        opcode: That of the message: ``Opcode.TEXT``, ``Opcode.BINARY``, or one of 3 to 7
+            that an extension owns.
+        data: The bytes. They are valid during the call only, and must not be changed.
+        first: The message begins with it.
+        last: The message ends with it.
+        rsv: RSV bits of the message: RSV1 = 4, RSV2 = 2, RSV3 = 1.
+        frame_end: A frame ends with it. When encoding, ``False`` says that more of the
+            message follows at once, so an encoder may keep bytes back.
+        compress: What the caller of ``send()`` wishes: ``False`` for no compression,
+            ``True`` for compression, ``None`` for what the extension thinks best.
+    """
+
+    opcode: int
+    data: Any
+    first: bool = True
+    last: bool = True
+    rsv: int = 0
+    frame_end: bool = True
+    compress: bool | None = None
+
+
+class Extension:
+    """The codec of one extension on one connection. Subclass it.
+
+    ``encode`` runs in threads that send, one at a time; ``decode`` in whichever thread
+    reads, one at a time: one that receives, or the thread that reads for everybody. Both
+    may run at the same time as each other. Neither may wait for anything.
+
+    An extension that owns RSV bits or opcodes is shown only those incoming messages that
+    carry one of them; one that owns none is shown every message.
+
+    What ``decode`` raises fails the connection: a :exc:`ProtocolError` with its
+    ``close_code``, anything else with 1011. What ``encode`` raises comes out of ``send()``.
+
+    Attributes:
+        name: As in the header.
+        rsv: RSV bits it owns: RSV1 = 4, RSV2 = 2, RSV3 = 1.
+        opcodes: Reserved opcodes it owns: 3 to 7 for messages, 11 to 15 for control frames.
+        unit: How much of a message it wants at a time.
+    """
+
+    name: str = ""
+    rsv: int = 0
+    opcodes: frozenset[int] = frozenset()
+    unit: Unit = Unit.MESSAGE
+
+    def encode(self, fragment: Fragment) -> Fragment:
+        """Encodes a part of an outgoing message.
+
+        Args:
+            fragment: What to encode. With :attr:`unit` ``MESSAGE`` all of a message.
+
+        Returns:
+            What to send instead; perhaps with RSV bits set on the first fragment.
+        """
+        return fragment
+
+    def decode(self, fragment: Fragment, max_size: int | None) -> Fragment:
+        """Decodes a part of an incoming message.
+
+        Args:
+            fragment: What has come.
+            max_size: Bytes that the result may have at most; ``None`` for no limit. If it
+                would have more, raise :exc:`PayloadTooBig`, before memory is spent on it.
+
+        Returns:
+            The decoded part, with this extension's own RSV bits and opcode gone.
+        """
+        return fragment
+
+    def forget_message(self) -> bool:
+        """What was encoded last has not been sent, and will not be.
+
+        Returns:
+            Whether the next message can be encoded all the same. An extension whose output
+            depends on earlier messages starts afresh, or returns ``False``, and the
+            connection fails.
+        """
+        return True
+
+    def attach(self, send_control: SendControl) -> None:
+        """The connection is open.
+
+        Args:
+            send_control: Sends a control frame with one of :attr:`opcodes`, from any thread.
+        """
+
+    def receive_control(self, opcode: int, data: bytes) -> None:
+        """A control frame with one of :attr:`opcodes` has come; runs like ``decode``."""
+
+    def connection_ended(self) -> None:
+        """The connection has ended; nothing is encoded or decoded any more. Called once."""
+
+    def statistics(self) -> Mapping[str, Any]:
+        """Figures for ``Connection.stats``; may be called by any thread at any time."""
+        return {}
+
+
+class ClientExtensionFactory:
+    """An extension that a client offers. Subclass it.
+
+    The same factory may serve any number of connections at the same time. Several factories
+    of one name are several offers, the preferred one first.
+
+    Attributes:
+        name: As in the header.
+    """
+
+    name: str = ""
+
+    def get_request_params(self) -> ExtensionParameters:
+        """The parameters of the offer."""
+        raise NotImplementedError
+
+    def process_response_params(
+        self, params: ExtensionParameters, accepted_extensions: Sequence[Extension]
+    ) -> Extension:
+        """The server accepted an offer of this name.
+
+        Args:
+            params: As the server answered.
+            accepted_extensions: Those accepted before this one.
+
+        Returns:
+            The codec.
+
+        Raises:
+            NegotiationError: The parameters do not answer this offer.
+        """
+        raise NotImplementedError
+
+
+class ServerExtensionFactory:
+    """An extension that a server accepts. Subclass it.
+
+    The same factory may serve any number of connections at the same time. Its method runs in
+    handler threads.
+
+    Attributes:
+        name: As in the header.
+    """
+
+    name: str = ""
+
+    def process_request_params(
+        self, params: ExtensionParameters, accepted_extensions: Sequence[Extension]
+    ) -> tuple[ExtensionParameters, Extension]:
+        """A client offers an extension of this name.
+
+        Args:
+            params: Of the offer.
+            accepted_extensions: Those accepted before this one.
+
+        Returns:
+            The parameters of the answer, and the codec.
+
+        Raises:
+            NegotiationError: The offer is declined; the next one may be accepted.
+        """
+        raise NotImplementedError
+
+
+def check_compatible(extension: Extension, accepted: Sequence[Extension]) -> None:
+    """Whether ``extension`` may be used together with those accepted before it.
+
+    Raises:
+        NegotiationError: It claims an RSV bit or an opcode of one of them (RFC 6455 9.1), or
+            one that no extension may have (section 5.2).
+    """
+    if extension.rsv & ~7 or extension.opcodes - {3, 4, 5, 6, 7, 11, 12, 13, 14, 15}:
+        raise NegotiationError(f"extension {extension.name} claims what is not reserved")
+    for other in accepted:
+        if extension.rsv & other.rsv or extension.opcodes & other.opcodes:
+            raise NegotiationError(
+                f"extensions {other.name} and {extension.name} claim the same bit or opcode"
+            )
+
+
+def encoded_limit(max_size: int | None) -> int:
+    """Bytes that an encoded message may have whose content has ``max_size`` at most.
+
+    Data that cannot be compressed grows a little; the decoder in C leaves the same room.
+    """
+    return UNLIMITED if max_size is None else max_size + max_size // 64 + 1024
+
+
+class _Stage:
+    """One extension in one direction: its turn in a message, and what it waits for."""
+
+    __slots__ = ("active", "extension", "limit", "parts", "produced", "waiting")
+
+    def __init__(self, extension: Extension, limit: int) -> None:
+        self.extension = extension
+        self.limit = limit
+        # Of the current message: whether it is for this extension, and bytes it made of it.
+        self.active = False
+        self.produced = 0
+        # Fragments of an unfinished unit, and their bytes.
+        self.parts: list[Fragment] = []
+        self.waiting = 0
+
+    def gather(self, fragment: Fragment) -> Fragment | None:
+        """The unit that ``fragment`` completes, ``None`` if it completes none."""
+        unit = self.extension.unit
+        complete = fragment.last or unit is Unit.PIECE
+        if not complete and unit is Unit.FRAME:
+            complete = fragment.frame_end
+        if complete and not self.parts:
+            return fragment
+        self.waiting += len(fragment.data)
+        if self.waiting > self.limit:
+            raise _too_big()
+        # A copy: what it points to is valid during this call only.
+        self.parts.append(fragment if complete else fragment._replace(data=bytes(fragment.data)))
+        if not complete:
+            return None
+        parts, self.parts, self.waiting = self.parts, [], 0
+        return fragment._replace(
+            data=b"".join(part.data for part in parts), first=parts[0].first, rsv=parts[0].rsv
+        )
+
+    def reset(self) -> None:
+        self.active = False
+        self.parts = []
+        self.waiting = 0
+
+
+def _too_big() -> PayloadTooBig:
+    return PayloadTooBig("a message exceeds max_size")
+
+
+class ExtensionChain:
+    """The extensions of one connection, in the order agreed on.
+
+    Not thread-safe, but encoding and decoding may run at the same time.
+
+    Args:
+        extensions: As negotiated.
+        max_size: Bytes of an incoming message when it is decoded; ``None`` for no limit.
+
+    Attributes:
+        extensions: The same.
+        rsv: RSV bits that incoming messages may have.
+        opcodes: Reserved opcodes that may come.
+        sees_all: Some extension wants every incoming message.
+        smallest: Bytes from which on outgoing messages have to be encoded.
+    """
+
+    def __init__(self, extensions: Sequence[Extension], max_size: int | None) -> None:
+        self.extensions = tuple(extensions)
+        self.rsv = 0
+        self.opcodes: frozenset[int] = frozenset()
+        for extension in self.extensions:
+            self.rsv |= extension.rsv
+            self.opcodes |= extension.opcodes
+        self.sees_all = any(not each.rsv and not each.opcodes for each in self.extensions)
+        self._max_size = UNLIMITED if max_size is None else max_size
+        limit = encoded_limit(max_size)
+        self._encoders = [_Stage(each, UNLIMITED) for each in self.extensions]
+        self._decoders = [_Stage(each, limit) for each in reversed(self.extensions)]
+        self._decoders[-1].limit = self._max_size
+        # Of the incoming message: the check of its text so far.
+        self._utf8 = _BOUNDARY
+        self._ended = False
+        # Of the one extension that there is, as a rule: it may know a shorter way.
+        only = self.extensions[0] if len(self.extensions) == 1 else None
+        self.smallest: int = getattr(only, "threshold", 0)
+        self._encode_message = getattr(only, "encode_message", None)
+        self._decode_messages = getattr(only, "decode_messages", None)
+
+    def configure(self, decoder: Any) -> None:
+        """Tells a C decoder what may come."""
+        decoder.allowed_rsv = self.rsv
+        decoder.allowed_opcodes = sum(1 << opcode for opcode in self.opcodes)
+        decoder.all_pieces = self.sees_all
+
+    # -- outgoing -----------------------------------------------------------------
+
+    def encode(self, fragment: Fragment) -> Fragment | None:
+        """Encodes a part of a message; ``None`` if there is nothing to send yet."""
+        for stage in self._encoders:
+            unit = stage.gather(fragment)
+            if unit is None:
+                return None
+            fragment = stage.extension.encode(unit)
+            if fragment.rsv & ~(unit.rsv | stage.extension.rsv):
+                raise RuntimeError(f"extension {stage.extension.name} set an RSV bit not its own")
+        return fragment
+
+    def skips(self, size: int | None, compress: bool | None) -> bool:
+        """Whether an outgoing message need not be encoded at all.
+
+        Args:
+            size: Its bytes, if they are known.
+            compress: See :class:`Fragment`.
+        """
+        if self._encode_message is None:
+            return False
+        if compress is None:
+            return size is not None and size < self.smallest
+        return not compress
+
+    def encode_message(
+        self, opcode: int, data: bytes, compress: bool | None
+    ) -> tuple[int, bytes | memoryview]:
+        """Encodes a whole message: the first byte of its frame, and its payload."""
+        if self._encode_message is not None:
+            rsv, data = self._encode_message(data, compress)
+            return 0x80 | rsv << 4 | opcode, data
+        fragment = self.encode(Fragment(opcode, data, compress=compress))
+        if fragment is None:
+            raise RuntimeError("an extension gave nothing for the end of a message")
+        return 0x80 | fragment.rsv << 4 | fragment.opcode, fragment.data
+
+    def forget_message(self) -> bool:
+        """See :meth:`Extension.forget_message`."""
+        for stage in self._encoders:
+            stage.reset()
+        # All of them are told, whatever the first ones say.
+        answers = [extension.forget_message() for extension in self.extensions]
+        return all(answers)
+
+    # -- incoming -----------------------------------------------------------------
+
+    def decode(self, record: Record) -> Fragment | None:
+        """Decodes a part of a message; ``None`` if an extension waits for more.
+
+        Raises:
+            ProtocolError: The peer's fault; the connection is to be failed.
+        """
+        if record.first:
+            self._utf8 = _BOUNDARY
+        fragment: Fragment | None = Fragment(
+            record.opcode, record.data, record.first, record.last, record.rsv, record.frame_end
+        )
+        for stage in self._decoders:
+            assert fragment is not None
+            if fragment.first:
+                extension = stage.extension
+                stage.produced = 0
+                stage.active = (
+                    not (extension.rsv or extension.opcodes)
+                    or bool(fragment.rsv & extension.rsv)
+                    or fragment.opcode in extension.opcodes
+                )
+            if stage.active:
+                fragment = self._decode_at(stage, fragment)
+                if fragment is None:
+                    return None
+        assert fragment is not None
+        return self._checked(fragment)
+
+    def _decode_at(self, stage: _Stage, fragment: Fragment) -> Fragment | None:
+        unit = stage.gather(fragment)
+        if unit is None:
+            return None
+        room = stage.limit - stage.produced
+        fragment = stage.extension.decode(unit, None if stage.limit == UNLIMITED else room)
+        stage.produced += len(fragment.data)
+        if stage.produced > stage.limit:
+            raise _too_big()
+        return fragment
+
+    def _checked(self, fragment: Fragment) -> Fragment:
+        if fragment.rsv or fragment.opcode not in _MESSAGES:
+            raise ProtocolError("a reserved bit or opcode is left that no extension has decoded")
+        if fragment.opcode == Opcode.TEXT:
+            data = bytes(fragment.data)
+            self._utf8 = lib.syncws_utf8(self._utf8, data, len(data))
+            if self._utf8 == _INVALID or (fragment.last and self._utf8 != _BOUNDARY):
+                raise InvalidText("a text message is not UTF-8")
+        return fragment
+
+    def decode_messages(
+        self, records: Sequence[Record]
+    ) -> tuple[list[str | bytes], BaseException | None]:
+        """Decodes whole messages, one after the other: all, or the first of them.
+
+        Returns:
+            Those decoded, and why the next one cannot be, if it cannot.
+        """
+        messages: list[str | bytes] = []
+        try:
+            if self._decode_messages is not None:
+                done = self._decode_messages([record.data for record in records], self._max_size)
+                for record, data in zip(records, done, strict=False):
+                    messages.append(data.decode() if record.opcode == Opcode.TEXT else data)
+                if messages:
+                    return messages, None
+            for record in records:
+                fragment = self.decode(record)
+                assert fragment is not None
+                data = bytes(fragment.data)
+                messages.append(data.decode() if fragment.opcode == Opcode.TEXT else data)
+        except UnicodeDecodeError:
+            return messages, InvalidText("a text message is not UTF-8")
+        except Exception as error:
+            return messages, error
+        return messages, None
+
+    def receive_control(self, opcode: int, data: bytes) -> None:
+        """Hands a control frame to the extension that owns its opcode."""
+        for extension in self.extensions:
+            if opcode in extension.opcodes:
+                extension.receive_control(opcode, data)
+
+    # -- the connection -----------------------------------------------------------
+
+    def attach(self, send_control: SendControl) -> None:
+        """See :meth:`Extension.attach`."""
+        for extension in self.extensions:
+            extension.attach(send_control)
+
+    def connection_ended(self) -> None:
+        """See :meth:`Extension.connection_ended`; does nothing when called again."""
+        if not self._ended:
+            self._ended = True
+            for extension in self.extensions:
+                extension.connection_ended()
+
+    def statistics(self) -> dict[str, Mapping[str, Any]]:
+        """The figures of each extension, by its name."""
+        return {extension.name: extension.statistics() for extension in self.extensions}
