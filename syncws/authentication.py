@@ -23,7 +23,8 @@ Credentials: TypeAlias = tuple[str, str]
 """A user name and a password."""
 
 _BASIC = re.compile(r"basic +([A-Za-z0-9+/]+={0,2})", re.ASCII | re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# C1, too: some terminals obey it in a log.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def basic_auth(

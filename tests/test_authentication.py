@@ -66,6 +66,7 @@ BAD: dict[str, list[str]] = {
     "not UTF-8": [authorization(b"jo:\xff")],
     "latin-1": [authorization("zo\u00eb:p\u00e4ss:word".encode("latin-1"))],
     "control character": [authorization("jo:sec\nret")],
+    "E17 control character of C1": [authorization("j\u009b2J:secret")],
     "trailing text": [authorization("jo:secret") + " x"],
 }
 
