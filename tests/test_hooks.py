@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from started import Start, check_alive, echo, observed, servers
-from talking import PATIENCE, RawClient, wait_until
+from talking import PATIENCE, RawClient, masked_frame, wait_until
 from upgrading import HEADERS, request, upgrade
 
 import syncws
@@ -326,6 +326,8 @@ def page(connection: syncws.PendingConnection, request: syncws.Request) -> syncw
             return connection.respond(200, "fine")
         case "/large":
             return Response(200, "OK", Headers({"Content-Type": "image/png"}), b"\x89" * 5_000_000)
+        case "/huge":  # more than any buffer takes
+            return Response(200, "OK", Headers(), bytes(50_000_000))
         case "/nothing":
             return connection.respond(404, "no such page")
         case _:
@@ -387,9 +389,9 @@ def test_a_large_page_over_tls(
 
 def test_d13_a_page_that_nobody_reads_ends_in_time(start: Start) -> None:
     """Until then it counts as a connection, or a thousand of them would cost a thousand pages."""
-    server = start(process_request=page, max_connections=1, open_timeout=1.5)
+    server = start(process_request=page, max_connections=1, open_timeout=3)
     with RawClient(server.address) as raw:
-        raw.send(PLAIN.replace(b"health", b"large"))
+        raw.send(PLAIN.replace(b"health", b"huge"))
         wait_until(lambda: len(server._answered) == 1)
         assert answered(server, request()).status_code == 503
         wait_until(lambda: not server._openings)
@@ -399,7 +401,7 @@ def test_d13_a_page_that_nobody_reads_ends_in_time(start: Start) -> None:
 def test_g19x_a_page_that_nobody_reads_does_not_hold_a_shutdown(start: Start) -> None:
     server = start(process_request=page)
     with RawClient(server.address) as raw:
-        raw.send(PLAIN.replace(b"health", b"large"))
+        raw.send(PLAIN.replace(b"health", b"huge"))
         wait_until(lambda: len(server._answered) == 1)
         assert server.shutdown(timeout=5) == []
         assert not server._openings
@@ -451,6 +453,28 @@ def test_what_no_hook_sees(start: Start, data: bytes, status_code: int) -> None:
     if status_code == 405:
         assert response.headers["Allow"] == "GET, HEAD"
     assert called == []
+
+
+def test_a_hook_that_waits_delays_nobody_else(start: Start) -> None:
+    """It is not in the reader thread, and each peer's has a thread of its own."""
+    entered, release = threading.Event(), threading.Event()
+
+    def hook(connection: syncws.PendingConnection, request: syncws.Request) -> Any:
+        if request.path == "/slow":
+            entered.set()
+            release.wait(PATIENCE)
+        return page(connection, request)
+
+    server = start(process_request=hook)
+    with RawClient(server.address) as raw:
+        raw.send(request("GET /slow HTTP/1.1"))
+        assert entered.wait(PATIENCE)
+        check_alive(server)
+        assert answered(server, PLAIN).body == b"fine"
+        release.set()
+        assert raw.receive_head().startswith(b"HTTP/1.1 101 ")
+        raw.send(masked_frame(8, b"\x03\xe8"))
+        raw.receive_rest()
 
 
 def test_g20x_a_hook_that_hangs_is_reported(start: Start) -> None:

@@ -270,6 +270,24 @@ def test_h6x_a_header_that_breaks_off(start: Start) -> None:
         assert closed_without_a_word(raw)
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_e19_a_peer_that_vanishes_at_every_byte(
+    start: Start, reset: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(tell, trusted_proxies=LOOPBACK, proxy_protocol=True)
+    for name in ("v1", "v2"):
+        header = GOOD[name][0]
+        for offset in range(len(header) + 1):
+            with RawClient(server.address) as raw:
+                raw.send(header[:offset])
+                if reset:
+                    raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    wait_until(lambda: not server._openings)
+    assert caplog.records == []
+    with RawClient(server.address) as raw:
+        assert told(raw, GOOD["v1"][0]) == "1.2.3.4 False"
+
+
 def test_d12_a_header_that_does_not_come(start: Start) -> None:
     server = start(tell, trusted_proxies=LOOPBACK, proxy_protocol=True, open_timeout=0.2)
     with RawClient(server.address) as raw:
