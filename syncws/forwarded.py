@@ -107,6 +107,7 @@ class _Hop(NamedTuple):
 
 def socket_address(address: _Address, port: int) -> Any:
     """An address in the form of ``getpeername()``."""
+    address = _unmapped(address)
     host = str(address)
     return (host, port) if address.version == 4 else (host, port, 0, 0)
 
@@ -160,6 +161,10 @@ def _parsed(text: str) -> _Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    return _unmapped(address)
+
+
+def _unmapped(address: _Address) -> _Address:
     # What a socket for both families calls an IPv4 peer.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address

@@ -82,6 +82,7 @@ GOOD: dict[str, tuple[bytes, Any, bool | None]] = {
     "v1 unknown with more": (b"PROXY UNKNOWN 1.2.3.4 whatever\r\n", None, None),
     "v2": (binary(inet()), ("1.2.3.4", 567), None),
     "v2 v6": (binary(inet(V6), family=0x21), (V6, 567, 0, 0), None),
+    "v2 mapped": (binary(inet("::ffff:1.2.3.4"), family=0x21), ("1.2.3.4", 567), None),
     "v2 unix": (binary(bytes(216), family=0x31), None, None),
     "v2 unspecified": (binary(b"", family=0x00), None, None),
     "v2 local": (binary(b"", command=0x20, family=0x00), None, None),

@@ -162,6 +162,11 @@ def test_a_bad_upgrade_to_a_handler(server: syncws.ThreadingServer) -> None:
     assert refused(server, "GET /", Sec_WebSocket_Version="12")[0] == 426
 
 
+def test_a_client_follows_the_redirect(server: syncws.ThreadingServer) -> None:
+    with syncws.connect(f"{server.url}slash?a=b") as ws:
+        assert ws.recv(PATIENCE) == repr(("slash", {}))
+
+
 def test_hosts(nothing_left: Callable[[], None]) -> None:
     rules = [
         Rule("/", endpoint=told("a"), host="a.example"),
