@@ -62,7 +62,8 @@ def route(
         port: As for :func:`serve`.
         server_name: For rules with a ``subdomain``: the domain that it is part of.
         process_request: Called before a rule is looked for; what it returns, if not
-            ``None``, is the answer.
+            ``None``, is the answer. If it lets some paths pass, it should compare with
+            those, not with others: ``/%61`` and ``http://host/a`` are ``/a``, too.
         **options: The others of :func:`serve`.
 
     Raises:
