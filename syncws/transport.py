@@ -75,8 +75,6 @@ class Transport:
     """
 
     tls: ssl.SSLObject | None = None
-    # Nothing can be sent before something was received, whatever room the socket has.
-    stalled = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -87,6 +85,11 @@ class Transport:
     def external(self) -> bool:
         """Whether Python moves the bytes, and not the C core on the descriptor."""
         return PYTHON_IO or self.tls is not None
+
+    @property
+    def stalled(self) -> bool:
+        """Nothing can be sent before something was received, whatever room the socket has."""
+        return False
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
@@ -226,6 +229,12 @@ class TLSTransport(Transport):
         # Encrypted bytes that the stream below has not taken.
         self._unsent: collections.deque[bytes] = collections.deque()
         self._unsent_size = 0
+        self._stalled = False
+
+    @property
+    def stalled(self) -> bool:
+        """Nothing can be sent before something was received, whatever room the socket has."""
+        return self._stalled or self._below.stalled
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
@@ -320,17 +329,17 @@ class TLSTransport(Transport):
             return 0
         view = memoryview(data)[:CHUNK]
         # While it renegotiates, writing reads handshake messages, and would fail on data.
-        if not view or (self.stalled and self._incoming.pending):
+        if not view or (self._stalled and self._incoming.pending):
             return 0
         try:
             count = self.tls.write(view)
-            self.stalled = False
+            self._stalled = False
         except ssl.SSLWantReadError:
             # TLS 1.2 renegotiates (RFC 5246 section 7.4.1.1): the peer has to answer first.
             count = 0
-            self.stalled = True
+            self._stalled = True
         # What it has to say itself may still wait for the socket as usual.
-        self.stalled = self.flush() and self.stalled
+        self._stalled = self.flush() and self._stalled
         return count
 
     def pending(self) -> bool:

@@ -310,10 +310,11 @@ def test_a_proxy_that_resets_the_connection(scripted: Serve) -> None:
 # -- the transport ----------------------------------------------------------------
 
 
-def test_tls_in_tls_ends_each_layer_by_its_own_alert(
+@pytest.fixture
+def nested(
     scripted: Serve, authority: trustme.CA, client_context: ssl.SSLContext
-) -> None:
-    """And what one layer holds back, the one above reports as not sent."""
+) -> Iterator[tuple[TLSTransport, threading.Event]]:
+    """TLS inside TLS to a server that reads, and what it sets in the end."""
     ended = threading.Event()
 
     def server(sock: socket.socket) -> None:
@@ -333,12 +334,43 @@ def test_tls_in_tls_ends_each_layer_by_its_own_alert(
         user_agent_header=None,
     )
     transport = reach(route, Budget(PATIENCE))
-    try:
-        assert isinstance(transport, TLSTransport)
-        assert transport.peer_certificate
-        assert not transport.pending()
-        transport.send_before(b"x" * 1_000_000, time.monotonic() + PATIENCE)
-        transport.end_output()
-        assert ended.wait(PATIENCE)
-    finally:
-        transport.close()
+    assert isinstance(transport, TLSTransport)
+    yield transport, ended
+    transport.close()
+
+
+def test_tls_in_tls_ends_each_layer_by_its_own_alert(
+    nested: tuple[TLSTransport, threading.Event],
+) -> None:
+    transport, ended = nested
+    assert transport.peer_certificate
+    assert not transport.pending()
+    transport.send_before(b"x" * 1_000_000, time.monotonic() + PATIENCE)
+    transport.end_output()
+    assert ended.wait(PATIENCE)
+
+
+def test_what_the_layer_below_does_not_take_is_kept(
+    nested: tuple[TLSTransport, threading.Event],
+) -> None:
+    """For example while the proxy renegotiates: see test_transport_stalled.py."""
+    transport, ended = nested
+    below = transport._below
+    assert isinstance(below, TLSTransport)
+    lower = below.tls
+
+    class Refusing:
+        def write(self, data: object) -> int:
+            raise ssl.SSLWantReadError
+
+    below.tls = Refusing()  # type: ignore[assignment]  # a stand-in
+    assert not transport.stalled
+    assert transport.send(b"x") == 1
+    assert transport.stalled
+    assert not transport.flush()
+    assert transport.send(b"y") == 0
+    below.tls = lower
+    assert transport.flush()
+    assert not transport.stalled
+    transport.end_output()
+    assert ended.wait(PATIENCE)
