@@ -39,6 +39,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f]")
 _SECURE = ("wss_proxy", "socks_proxy", "https_proxy", "all_proxy")
 _PLAIN = ("ws_proxy", "socks_proxy", "https_proxy", "http_proxy", "all_proxy")
 
+_LOOPBACK = re.compile(r"127(?:\.[0-9]{1,3}){3}")
 _EXCEPTION = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]+))?")
 
 
@@ -150,8 +151,9 @@ def _variable(name: str) -> str:
 def _is_this_machine(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
         return True
-    # A name may begin with "127." as well; other names need not be looked at as addresses.
-    address = _address(host) if host.startswith("127.") or ":" in host else None
+    if _LOOPBACK.fullmatch(host) is not None:
+        return True
+    address = _address(host) if ":" in host else None
     return address is not None and address.is_loopback
 
 
@@ -180,10 +182,17 @@ def _is_excepted(host: str, port: int, no_proxy: str) -> bool:
             except ValueError:
                 pass  # a name
             continue
-        name = name.removeprefix("*").strip(".")
+        name = _ascii(name.removeprefix("*").strip("."))
         if name and (host == name or host.endswith(f".{name}")):
             return True
     return False
+
+
+def _ascii(name: str) -> str:
+    try:
+        return name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError:
+        return ""
 
 
 def open_tunnel(

@@ -6,10 +6,9 @@ not: how each step works, the handshake with the server (:mod:`.client`), redire
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import ssl as ssl_module
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .dialing import connect_tcp, resolve
 from .exchange import Budget
@@ -31,8 +30,7 @@ class _ProxyTransport(TLSTransport):
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What the arguments of ``connect()`` say about the way to one server.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -221,6 +220,9 @@ def test_another_machine_may_need_one(uri: str) -> None:
         ("example.com", "ws://notexample.com/", False),
         ("a.example.com", WS, False),
         ("com", WS, True),
+        ("b\u00fccher.example", "ws://b\u00fccher.example/", True),
+        ("b\u00fccher.example", "ws://a.b\u00fccher.example/", True),
+        ("\u00fc" * 300, WS, False),
         ("example.com:80", WS, True),
         ("example.com:443", WS, False),
         ("example.com:443", WSS, True),
@@ -281,7 +283,6 @@ def test_choosing_costs_nothing_without_a_proxy() -> None:
     target = parse_uri(WS)
     best = min(_time(lambda: choose_proxy(target)) for _ in range(20))
     assert best < 0.001
-    assert "http_proxy" not in os.environ
 
 
 def _time(function: Callable[[], object]) -> float:
