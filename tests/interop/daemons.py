@@ -11,39 +11,54 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from .conversation import PATIENCE
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """A port that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
 
 
 @contextlib.contextmanager
-def running(port: int, *command: str) -> Iterator[None]:
-    """A daemon in the foreground, from the moment it listens at ``port``."""
+def running(command: Sequence[str], ports: Sequence[int], log: Path) -> Iterator[None]:
+    """A daemon in the foreground, from the moment it listens at ``ports``."""
+    # Debian has most of them in /usr/sbin, which is not in everybody's PATH.
     path = shutil.which(command[0], path=os.environ["PATH"] + ":/usr/sbin")
     assert path is not None, f"{command[0]} is not installed"
-    with subprocess.Popen(
-        [path, *command[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [path, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for port in ports:
+            _await_listener(process, port, log)
+        yield
+        assert process.poll() is None, log.read_text()
+    finally:
+        # Those that have children end them, too, when they are asked to end.
+        process.terminate()
         try:
-            deadline = time.monotonic() + PATIENCE
-            while True:
-                with contextlib.suppress(ConnectionRefusedError):
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                assert process.poll() is None, f"{command[0]} did not start"
-                assert time.monotonic() < deadline, f"{command[0]} does not listen"
-                time.sleep(0.02)
-            yield
+            process.wait(PATIENCE)
         finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            finally:
-                process.kill()
+            process.kill()
+            process.wait()
+
+
+def _await_listener(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            return
+        except ConnectionRefusedError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)

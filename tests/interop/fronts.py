@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import trustme
 
-from .conversation import PATIENCE
+from .daemons import free_port, running
 
 DEPLOYMENT = Path(__file__).parents[2] / "examples" / "deployment"
 KINDS = ("nginx", "haproxy", "haproxy-tcp")
@@ -51,13 +48,6 @@ class Front(NamedTuple):
 
     def url(self, secure: bool) -> str:
         return self.secure if secure else self.plain
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:
@@ -120,37 +110,9 @@ def front(
     (directory / "both.pem").write_bytes(chain + issued.private_key_pem.bytes())
     ports = free_port(), free_port()
     command = configure(kind, directory, backend, ports, idle)
-    log = directory / "log"
-    with log.open("wb") as output:
-        running = subprocess.Popen(
-            command,
-            env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        for port in ports:
-            await_listener(running, port, log)
+    with running(command, ports, directory / "log"):
         yield Front(
             f"ws://127.0.0.1:{ports[0]}",
             f"wss://127.0.0.1:{ports[1]}",
             directory / "certificate.pem",
         )
-        assert running.poll() is None, log.read_text()
-    finally:
-        running.kill()
-        running.wait()
-
-
-def await_listener(running: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Waits until the proxy listens."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
-            return
-        except ConnectionRefusedError:
-            assert running.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)

@@ -105,7 +105,8 @@ def nginx(authority: trustme.CA, tmp_path: Path) -> Iterator[Nginx]:
         configuration.write_text(
             CONFIGURATION.format(directory=tmp_path, backend=backend, big="x" * 4000, **ports)
         )
-        with running(ports["port"], "nginx", "-c", str(configuration), "-e", "stderr"):
+        command = ["nginx", "-c", str(configuration), "-e", "stderr"]
+        with running(command, [ports["port"], ports["secure"]], tmp_path / "log"):
             yield Nginx(f"127.0.0.1:{ports['port']}", f"127.0.0.1:{ports['secure']}")
 
 

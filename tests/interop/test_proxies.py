@@ -47,7 +47,7 @@ shutdown_lifetime 0 seconds
 connect_retries 0
 """
 DANTE = """
-logoutput: {directory}/dante.log
+logoutput: stderr
 internal: 127.0.0.1 port = {port}
 external: 127.0.0.1
 clientmethod: none
@@ -63,7 +63,7 @@ def tinyproxy(tmp_path: Path) -> Iterator[str]:
     port = free_port()
     configuration = tmp_path / "tinyproxy.conf"
     configuration.write_text(TINYPROXY.format(port=port))
-    with running(port, "tinyproxy", "-d", "-c", str(configuration)):
+    with running(["tinyproxy", "-d", "-c", str(configuration)], [port], tmp_path / "log"):
         yield f"127.0.0.1:{port}"
 
 
@@ -84,7 +84,8 @@ def squid(authority: trustme.CA, tmp_path: Path) -> Iterator[dict[str, str]]:
             port=port, secure_port=secure_port, certificate=certificate, directory=tmp_path
         )
     )
-    with running(port, "squid", "-N", "-f", str(configuration)):
+    ports = [port, secure_port]
+    with running(["squid", "-N", "-f", str(configuration)], ports, tmp_path / "log"):
         yield {"http": f"127.0.0.1:{port}", "https": f"127.0.0.1:{secure_port}"}
 
 
@@ -93,18 +94,17 @@ def dante(tmp_path: Path) -> Iterator[str]:
     """``host:port`` of a proxy for SOCKS 4 and 5."""
     port = free_port()
     configuration = tmp_path / "dante.conf"
-    configuration.write_text(DANTE.format(port=port, directory=tmp_path))
-    with running(port, "danted", "-f", str(configuration), "-N", "1"):
+    configuration.write_text(DANTE.format(port=port))
+    with running(["danted", "-f", str(configuration), "-N", "1"], [port], tmp_path / "log"):
         yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture
-def microsocks() -> Iterator[str]:
+def microsocks(tmp_path: Path) -> Iterator[str]:
     """``host:port`` of a proxy for SOCKS5 that knows me and my secret."""
     port = free_port()
-    with running(
-        port, "microsocks", "-i", "127.0.0.1", "-p", str(port), "-u", "me", "-P", "secret"
-    ):
+    command = ["microsocks", "-i", "127.0.0.1", "-p", str(port), "-u", "me", "-P", "secret"]
+    with running(command, [port], tmp_path / "log"):
         yield f"127.0.0.1:{port}"
 
 
