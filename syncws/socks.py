@@ -35,10 +35,14 @@ def check_socks(proxy: Proxy, target: WebSocketURI) -> None:
         ValueError: The target's name is too long.
     """
     try:
-        import python_socks.sync  # noqa: F401
+        import python_socks
+        import python_socks.sync
+
+        if int(python_socks.__version__.partition(".")[0]) < 3:
+            raise ImportError(f"python-socks {python_socks.__version__} is too old")
     except ImportError as error:
-        text = f"{proxy.scheme}:// proxies need python-socks: pip install 'syncws[socks]'"
-        raise ImportError(text) from error
+        text = "needs python-socks 3: pip install 'syncws[socks]'; proxy=None is for no proxy"
+        raise ImportError(f"a {proxy.scheme}:// proxy {text}") from error
     if len(target.host) > _LONGEST:
         raise ValueError(f"SOCKS has no room for a name of more than {_LONGEST} bytes")
     problem = _credentials_problem(proxy)

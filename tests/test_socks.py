@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import python_socks
 import trustme
 from proxying import Proxying, dribble, read_exactly
 from scripted import PATIENCE, Serve, head_101, read_head, scripted_servers, upgrade, wait_for_end
@@ -159,15 +161,17 @@ def test_f8c_a_name_for_which_socks_has_no_room() -> None:
         socks.check_socks(parse_proxy("socks5h://proxy"), target)
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "python_socks.sync", None)
-    with pytest.raises(ImportError, match=r"pip install 'syncws\[socks\]'"):
+@pytest.mark.parametrize("problem", ["missing", "too old"])
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
+    if problem == "missing":
+        monkeypatch.setitem(sys.modules, "python_socks.sync", None)
+    else:
+        monkeypatch.setattr(python_socks, "__version__", "2.7.1")
+    with pytest.raises(ImportError, match=r"a socks5:// proxy .* 'syncws\[socks\]'"):
         syncws.connect("ws://name.invalid/", proxy="socks5://proxy")
 
 
 def test_the_package_is_imported_only_when_needed() -> None:
-    import subprocess
-
     program = "import syncws, sys; print([n for n in sys.modules if n.startswith('python_socks')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE)
     assert done.stdout.strip() == b"[]"
