@@ -40,7 +40,7 @@ _SECURE = ("wss_proxy", "socks_proxy", "https_proxy", "all_proxy")
 _PLAIN = ("ws_proxy", "socks_proxy", "https_proxy", "http_proxy", "all_proxy")
 
 _LOOPBACK = re.compile(r"127(?:\.[0-9]{1,3}){3}")
-_EXCEPTION = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]+))?")
+_EXCEPTION = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]{1,5}))?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from proxying import ESTABLISHED, Proxying, dribble
 from scripted import (
     PATIENCE,
@@ -23,7 +26,7 @@ from scripted import (
 import syncws
 from syncws import reaching
 from syncws.dialing import Address, resolve
-from syncws.proxy import Proxy, choose_proxy, parse_proxy
+from syncws.proxy import Proxy, _is_excepted, choose_proxy, parse_proxy
 from syncws.reader import client_reader
 from syncws.uri import parse_uri
 
@@ -95,6 +98,27 @@ def test_f1c_what_is_no_address_of_a_proxy(text: str, problem: str) -> None:
     assert isinstance(raised.value, syncws.WebSocketError)
     assert "hidden" not in f"{raised.value!r} {raised.value} {raised.value.proxy}"
     assert raised.value.__context__ is None
+
+
+ADDRESS_LIKE = st.text("htps:/@[]%0123456789abcxyz.*-_,#?\\ \u00e9\ud800", max_size=60)
+
+
+@given(st.text() | ADDRESS_LIKE)
+def test_f1c_whatever_the_text_it_is_an_address_or_not(text: str) -> None:
+    with contextlib.suppress(syncws.InvalidProxy):
+        proxy = parse_proxy(text)
+        assert 1 <= proxy.port <= 65535
+        assert proxy.host.isascii()
+        assert "\n" not in f"{proxy!r}"
+
+
+@given(
+    st.text() | ADDRESS_LIKE,
+    st.sampled_from(["example.com", "10.0.0.1", "[::1]", "[fe80::1%25e]", "b\u00fccher.example"]),
+)
+def test_f7c_no_proxy_may_be_any_text(text: str, host: str) -> None:
+    target = parse_uri(f"ws://{host}/")
+    assert _is_excepted(target.host.partition("%")[0], target.port, text) in (True, False)
 
 
 def test_f7c_no_credentials_in_the_repr() -> None:
@@ -227,6 +251,8 @@ def test_another_machine_may_need_one(uri: str) -> None:
         ("example.com:443", WS, False),
         ("example.com:443", WSS, True),
         ("*:80", WS, False),
+        ("example.com:" + "9" * 5000, WS, False),
+        ("10.0.0.0/" + "9" * 5000, "ws://10.0.0.1/", False),
         ("10.0.0.1", "ws://10.0.0.1/", True),
         ("10.0.0.1:81", "ws://10.0.0.1/", False),
         ("10.0.0.1:80", "ws://10.0.0.1/", True),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from proxying import Proxying
 from scripted import Script, ScriptedServer, Serve, read_head, scripted_servers, stall, upgrade
 
@@ -153,6 +155,28 @@ def test_f4c_not_one_location(count: int) -> None:
     response = Response(302, "", Headers([("Location", "/b")] * count))
     with pytest.raises(RedirectError, match=f"there are {count} Location headers"):
         Redirects(10).follow(parse_uri("ws://h/"), REQUEST, response)
+
+
+VISIBLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"))
+LOCATION_LIKE = st.text("htpws:/@[]%0123456789abcxyz.*-_,#?\\\u00c3\u00a9", max_size=60)
+
+
+@given(
+    VISIBLE | LOCATION_LIKE,
+    st.sampled_from(["ws://h/a/b?q", "wss://me:pw@h:81/", "ws://[fe80::1%25e]/x", "ws://[::1]:9/"]),
+)
+def test_f4c_whatever_the_location_it_can_be_asked_or_is_refused(text: str, uri: str) -> None:
+    before = parse_uri(uri)
+    try:
+        after = follow(uri, text.strip(" \t"))
+    except RedirectError as error:
+        assert error.__context__ is None
+        return
+    assert after.secure or not before.secure
+    if not same_origin(before, after):
+        assert after.username is None
+    request = Request(after.resource_name, Headers({"Host": after.host_header}))
+    assert request.serialize().count(b"\r\n") == 3
 
 
 def test_same_origin() -> None:
