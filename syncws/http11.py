@@ -39,6 +39,7 @@ MAX_HEAD_SIZE = 65536
 MAX_BODY_SIZE = 1 << 20
 """Bytes kept of the body of a response that refuses the handshake."""
 _MAX_INTERIM_RESPONSES = 8
+_CHUNK_COST = 64  # what a chunk takes us, in bytes of a body
 
 _is_target = re.compile(r"[\x21-\x7e]+").fullmatch
 
@@ -464,7 +465,7 @@ class ResponseParser(_Parser):
                 if match is None:
                     raise InvalidMessage("the size of a chunk is malformed")
                 self._left = int(match[1], 16)
-                self._overhead += len(line)
+                self._overhead += len(line) + _CHUNK_COST
                 if self._left == 0:
                     return True
                 if self._overhead > MAX_BODY_SIZE:

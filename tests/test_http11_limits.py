@@ -190,3 +190,19 @@ def test_e3_twenty_megabytes_in_single_bytes_stop_early() -> None:
         for _ in stream:
             instance.feed(b"x")
     assert next(stream) == MAX_LINE_SIZE + 2
+
+
+def test_d12_tiny_chunks_end_the_body_early() -> None:
+    """A million chunks of one byte would keep us busy for seconds."""
+    parser = ResponseParser()
+    response = parser.feed(CHUNKED + b"1\r\nx\r\n" * 20_000)
+    assert response is not None
+    assert response.truncated
+    assert 10_000 < len(response.body) < 20_000
+    # Those of real servers have kilobytes.
+    response = ResponseParser().feed(
+        CHUNKED + (b"400\r\n" + b"x" * 1024 + b"\r\n") * 900 + b"0\r\n"
+    )
+    assert response is not None
+    assert not response.truncated
+    assert len(response.body) == 900 * 1024
