@@ -53,6 +53,7 @@ struct syncws_channel {
     int descriptor;
     int side;
     int external;                /* bytes are moved by Python (TLS, SYNCWS_IO=python) */
+    int recv_waits;              /* recv() without MSG_DONTWAIT waits, but not for long */
     _Atomic uint64_t received;   /* bytes read; written by the owner, read by anyone */
     uint64_t drained;            /* times the socket accepted bytes after refusing some */
     syncws_mailbox *mailbox;

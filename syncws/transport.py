@@ -34,6 +34,10 @@ Buffer = bytes | bytearray | memoryview
 # cannot; read once, at import.
 PYTHON_IO = os.environ.get("SYNCWS_IO", "") == "python" or not hasattr(select, "poll")
 
+# C lets its own recv() on a plain socket wait (csrc/channel.c), so that the descriptor does not
+# say any more that nothing else may.
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
 # What one call moves at most, in bytes.
 CHUNK = 65536
 # A peer that makes us buffer more TLS records than this without taking any is given up.
@@ -71,7 +75,7 @@ class Transport:
     """A plain socket.
 
     Args:
-        sock: A connected stream socket, ours from now on; it becomes non-blocking.
+        sock: A connected stream socket, ours from now on; it becomes non-blocking to Python.
     """
 
     tls: ssl.SSLObject | None = None
@@ -107,7 +111,7 @@ class Transport:
             OSError: The connection broke.
         """
         try:
-            return self.sock.recv_into(memory)
+            return self.sock.recv_into(memory, 0, _DONT_WAIT)
         except (BlockingIOError, InterruptedError):
             return None
 
@@ -125,7 +129,7 @@ class Transport:
             OSError: The connection broke.
         """
         try:
-            return self.sock.send(data)
+            return self.sock.send(data, _DONT_WAIT)
         except (BlockingIOError, InterruptedError):
             return 0
 
