@@ -51,13 +51,15 @@ typedef struct {
     uint8_t *input;
     size_t length;
     size_t packed; /* bytes of scratch->packed in use */
+    uint32_t bound; /* messages that syncws_take_small_messages() put there */
 } syncws_decoding;
 
 #define SYNCWS_RECORD_LIMIT (sizeof(((syncws_scratch *)0)->records) / sizeof(syncws_record))
 #define SYNCWS_PACKED_SIZE sizeof(((syncws_scratch *)0)->packed)
 
 /* Up to this size copying a message is cheaper than a record of its own. */
-#define SYNCWS_SMALL 1024u
+#define SYNCWS_SMALL 8192u
+#define SYNCWS_BOUNDS_LIMIT (sizeof(((syncws_scratch *)0)->bounds) / sizeof(uint32_t) / 2)
 
 /* The caller has checked that there is room. */
 syncws_record *syncws_emit(syncws_scratch *scratch, enum syncws_record_kind kind, uint8_t opcode,

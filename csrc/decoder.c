@@ -102,6 +102,7 @@ syncws_record *syncws_emit(syncws_scratch *scratch, enum syncws_record_kind kind
     record->data = data;
     record->length = length;
     record->count = 1;
+    record->first = 0;
     record->kind = (uint8_t)kind;
     record->opcode = opcode;
     record->flags = 0;
@@ -439,7 +440,7 @@ static enum syncws_outcome decode(syncws_decoding *at, size_t direct)
 int syncws_decode(syncws_decoder *decoder, syncws_scratch *scratch, size_t direct,
                   uint8_t *input, size_t length)
 {
-    syncws_decoding at = {decoder, scratch, input, length, 0};
+    syncws_decoding at = {decoder, scratch, input, length, 0, 0};
     enum syncws_outcome outcome;
 
     scratch->record_count = 0;

@@ -232,6 +232,7 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
             run = NULL;
         } else if (run == NULL) {
             run = syncws_emit(scratch, SYNCWS_MESSAGE, opcode, place, length);
+            run->first = at->bound;
         } else {
             if (opcode == SYNCWS_TEXT)
                 place[-1] = 0;
@@ -243,6 +244,11 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
             run->count++;
         }
         at->packed += gap + length;
+        if (at->bound < SYNCWS_BOUNDS_LIMIT) {
+            scratch->bounds[2 * at->bound] = (uint32_t)(at->packed - length);
+            scratch->bounds[2 * at->bound + 1] = (uint32_t)at->packed;
+        }
+        at->bound++;
         at->input += size + length;
         at->length -= size + length;
     }

@@ -105,6 +105,7 @@ typedef struct {
     uint8_t *data;   /* valid until the next syncws_decode() with this decoder or scratch */
     uint64_t length; /* bytes at data; of a RUN: with the separators */
     uint32_t count;  /* of a RUN: messages in it; otherwise 1 */
+    uint32_t first;  /* of a RUN: the place of its first message in scratch->bounds, if it is there */
     uint8_t kind;    /* enum syncws_record_kind */
     uint8_t opcode;  /* of a PIECE: that of its message */
     uint8_t flags;   /* enum syncws_record_flag */
@@ -116,6 +117,8 @@ typedef struct {
     uint8_t input[65536];
     uint8_t packed[131072];  /* runs of small messages */
     uint8_t output[65552];   /* one encoded piece: 64 KiB and a header */
+    /* Where the first messages in packed[] begin and end: start, end, start, ... */
+    uint32_t bounds[2048];
     syncws_record records[256];
     uint32_t record_count;
     uint32_t unclaimed;      /* 1: what a call decoded is not yet with Python */

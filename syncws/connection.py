@@ -21,7 +21,6 @@ from .frames import (
     CloseCode,
     Opcode,
     Side,
-    ffi,
     lib,
     thread_local,
     thread_scratch,
@@ -45,7 +44,6 @@ _EXTERNAL = lib.SYNCWS_EXTERNAL
 _receive = lib.syncws_receive
 _finish = lib.syncws_finish
 _send = lib.syncws_send
-_unpack = ffi.unpack
 
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
@@ -155,18 +153,19 @@ class Connection(ConnectionView):
                 pass  # another thread was faster
         milliseconds = -1 if timeout is None else int(min(timeout * 1000, 3_600_000))
         try:
-            scratch = thread_local.scratch
+            scratch, packed, unclaimed = thread_local.memory
         except AttributeError:
-            scratch = thread_scratch()
+            thread_scratch()
+            scratch, packed, unclaimed = thread_local.memory
         code = 0
         try:
             code = _receive(self._c, scratch, milliseconds)
             if code > _LARGEST_RESULT:
-                data = _unpack(thread_local.packed, code >> _LENGTH_SHIFT)
+                data = packed[: code >> _LENGTH_SHIFT]
                 if code & _GOT_TEXT:
                     data = data.decode()
                 # Nothing is called between here and the caller: no signal handler runs.
-                scratch.unclaimed = 0
+                unclaimed[0] = 0
                 return data
             if code != _EXTERNAL:
                 return self._channel.receive(code, scratch, deadline)

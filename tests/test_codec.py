@@ -59,6 +59,8 @@ WIRE: list[tuple[str, int, bytes, bytes]] = [
     ("127", BINARY, b"x" * 127, b"\x82\x7e\x00\x7f" + b"x" * 127),
     ("1024", BINARY, b"x" * 1024, b"\x82\x7e\x04\x00" + b"x" * 1024),
     ("1025", BINARY, b"x" * 1025, b"\x82\x7e\x04\x01" + b"x" * 1025),
+    ("8192", BINARY, b"x" * 8192, b"\x82\x7e\x20\x00" + b"x" * 8192),
+    ("8193", BINARY, b"x" * 8193, b"\x82\x7e\x20\x01" + b"x" * 8193),
     ("65535", BINARY, b"x" * 65535, b"\x82\x7e\xff\xff" + b"x" * 65535),
     ("65536", BINARY, b"x" * 65536, b"\x82\x7f" + (65536).to_bytes(8, "big") + b"x" * 65536),
     ("ping", PING, b"Hello", b"\x89\x05Hello"),
@@ -199,7 +201,7 @@ def test_a15_big_frames_back_to_back(side: int) -> None:
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_a_row_of_small_messages_is_one_run(side: int, opcode: int) -> None:
-    payloads = [b"x" * size for size in (0, 5, 31, 32, 33, 125, 126, 1024, 0)]
+    payloads = [b"x" * size for size in (0, 5, 31, 32, 33, 125, 126, 8192, 0)]
     data = b"".join(encode(opcode, payload, key=key_for(side)) for payload in payloads)
     decoder = CodecDecoder(side)
     assert decoder.feed(data) == [("message", opcode, payload) for payload in payloads]
@@ -220,7 +222,7 @@ def test_a_lone_message_is_no_run(side: int) -> None:
 def test_what_breaks_a_run(side: int) -> None:
     key = key_for(side)
     text, binary = encode(TEXT, b"t", key=key), encode(BINARY, b"b", key=key)
-    ping, big = encode(PING, b"p", key=key), encode(TEXT, b"x" * 1025, key=key)
+    ping, big = encode(PING, b"p", key=key), encode(TEXT, b"x" * 8193, key=key)
     parts = encode(TEXT, b"1", fin=False, key=key) + encode(CONTINUATION, b"2", key=key)
     message, run, control = lib.SYNCWS_MESSAGE, lib.SYNCWS_RUN, lib.SYNCWS_CONTROL
     for data, kinds in [
@@ -291,7 +293,7 @@ def test_a_run_that_breaks_in_the_last_record(side: int) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_more_than_a_scratch_can_pack(side: int) -> None:
     key = key_for(side)
-    for payload in (b"", b"x" * 63, b"y" * 1024):
+    for payload in (b"", b"x" * 63, b"y" * 1024, b"z" * 8192):
         wire = encode(BINARY, payload, key=key)
         count = 400_000 // max(len(wire), 8)
         found = CodecDecoder(side).feed(wire * count)
@@ -313,7 +315,7 @@ def test_a_message_in_parts_when_nothing_more_can_be_packed(side: int) -> None:
 def test_messages_in_parts_one_after_the_other(side: int) -> None:
     """Each is handed out from the decoder's one buffer before the next one needs it."""
     key = key_for(side)
-    payloads = [bytes([n]) * size for n, size in enumerate((2000, 3000, 1, 0, 5000, 1024, 1025))]
+    payloads = [bytes([n]) * size for n, size in enumerate((9000, 9900, 1, 0, 9999, 8192, 8193))]
     data = b"".join(
         encode(BINARY, payload[:1], fin=False, key=key) + encode(CONTINUATION, payload[1:], key=key)
         for payload in payloads
@@ -332,12 +334,12 @@ def test_messages_in_parts_one_after_the_other(side: int) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_an_idle_decoder_keeps_no_memory(side: int) -> None:
     key = key_for(side)
-    data = encode(BINARY, b"x" * 3000, key=key)
+    data = encode(BINARY, b"x" * 9000, key=key)
     decoder = CodecDecoder(side)
     decoder.feed(data[:1000])
     assert decoder.struct.in_frame and decoder.struct.in_message
-    assert decoder.struct.buffer_capacity == 3000
-    assert decoder.feed(data[1000:]) == [("message", BINARY, b"x" * 3000)]
+    assert decoder.struct.buffer_capacity == 9000
+    assert decoder.feed(data[1000:]) == [("message", BINARY, b"x" * 9000)]
     assert decoder.records == [(lib.SYNCWS_MESSAGE, 1, lib.SYNCWS_IN_DECODER)]
     assert not decoder.struct.in_frame and not decoder.struct.in_message
     assert decoder.struct.buffer == ffi.NULL
@@ -410,12 +412,12 @@ def test_a_window_beside_a_message_that_is_still_in_a_record(side: int) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_an_empty_message_in_parts_after_a_gathered_one(side: int) -> None:
     key = key_for(side)
-    gathered = encode(BINARY, b"x" * 1025, key=key)
+    gathered = encode(BINARY, b"x" * 8193, key=key)
     empty = encode(TEXT, b"", fin=False, key=key) + encode(CONTINUATION, b"", key=key)
     decoder = CodecDecoder(side)
     decoder.feed(gathered[:20])
     assert decoder.feed(gathered[20:] + empty) == [
-        ("message", BINARY, b"x" * 1025),
+        ("message", BINARY, b"x" * 8193),
         ("message", TEXT, b""),
     ]
 

@@ -155,6 +155,21 @@ def test_runs_of_small_messages(opcode: Opcode) -> None:
     assert lib.SYNCWS_RUN in kinds
 
 
+@pytest.mark.parametrize("before", [0, 1, 1018, 1019, 1020, 1024, 1030])
+def test_runs_of_medium_messages(before: int) -> None:
+    """Sliced where C noted their bounds, split where it has no room for more."""
+    encoder = FrameEncoder(Side.SERVER)
+    sizes = [1024, 0, 8192, 3, 2000]
+    payloads = [bytes([number]) * size for number, size in enumerate(sizes)]
+    texts = [str(number % 10) for number in range(before)]
+    data = b"".join(encoder.encode(Opcode.TEXT, text.encode()) for text in texts)
+    data += b"".join(encoder.encode(Opcode.BINARY, payload) for payload in payloads)
+    messages: list[str | bytes] = []
+    for record in FrameDecoder(Side.CLIENT).feed(data):
+        messages += record.data if record.kind == lib.SYNCWS_RUN else [record.data]
+    assert messages == texts + payloads
+
+
 def test_records_come_in_several_batches() -> None:
     encoder = FrameEncoder(Side.CLIENT)
     frames = [encoder.encode(Opcode.PING, b"%d" % number) for number in range(1000)]

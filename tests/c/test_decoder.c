@@ -54,6 +54,16 @@ static void log_event(event_log *events, uint8_t kind, uint8_t opcode, uint8_t r
     entry->rsv = rsv;
 }
 
+static void check_bounds(const syncws_scratch *scratch, const syncws_record *run, uint32_t index,
+                         const uint8_t *start, const uint8_t *end)
+{
+    const uint32_t *bounds = scratch->bounds + (size_t)2 * (run->first + index);
+
+    if (run->first + index < sizeof scratch->bounds / sizeof scratch->bounds[0] / 2)
+        CHECK(start == scratch->packed + bounds[0] && end == scratch->packed + bounds[1],
+              "message %u of %u is elsewhere", index, run->count);
+}
+
 /* A run as the messages that it consists of. */
 static void log_run(event_log *events, const syncws_scratch *scratch, const syncws_record *run)
 {
@@ -66,11 +76,13 @@ static void log_run(event_log *events, const syncws_scratch *scratch, const sync
     for (uint32_t i = 1; i < run->count; i++) {
         for (next = at; memcmp(next, separator, gap) != 0; next++)
             CHECK(next + gap < end, "separator %u of %u is missing", i, run->count);
+        check_bounds(scratch, run, i - 1, at, next);
         log_event(events, SYNCWS_MESSAGE, run->opcode, 0, at, (uint64_t)(next - at));
         at = next + gap;
     }
     for (next = at; next + gap <= end; next++)
         CHECK(memcmp(next, separator, gap) != 0, "one separator too many");
+    check_bounds(scratch, run, run->count - 1, at, end);
     log_event(events, SYNCWS_MESSAGE, run->opcode, 0, at, (uint64_t)(end - at));
 }
 
@@ -188,7 +200,8 @@ static size_t put_frame(uint8_t *out, uint64_t *seed, int masked, uint8_t first_
 static size_t random_size(uint64_t *seed)
 {
     static const size_t sizes[] = {0,  1,   2,   4,   15,  16,  17,  31,   32,   33,   64,
-                                   65, 124, 125, 126, 127, 300, 600, 1023, 1024, 1025, 3000};
+                                   65, 124, 125, 126, 127, 300, 600, 1023, 1024, 1025, 3000,
+                                   8191, 8192, 8193};
 
     if (random_below(seed, 150) == 0)
         return 65530 + random_below(seed, 30000);
