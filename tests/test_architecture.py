@@ -180,3 +180,16 @@ def test_no_module_for_odds_and_ends() -> None:
     """A helper lives with its one user; shared by two, it belongs to the lower layer."""
     names = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py", "typing.py"}
     assert [str(path) for path in sources() if path.name in names] == []
+
+
+def test_ci_runs_the_second_command_of_the_readme() -> None:
+    """Exactly, and in front of it only what finds the project's root."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.findall(r"^ {4}(python3 -m venv .* && .venv/bin/tox)$", readme, re.MULTILINE)
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith(("#", "set ", "cd "))] == command
+
+
+def test_setup_py_has_three_lines() -> None:
+    """What a build needs is declared in pyproject.toml, and the rest in csrc/build.py."""
+    assert len((ROOT / "setup.py").read_text(encoding="utf-8").splitlines()) == 3

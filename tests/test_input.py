@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import time
@@ -374,3 +375,34 @@ def test_the_abstract_half_has_no_ends_or_controls() -> None:
             InputChannel.finish_input(meeting.channel)
         with pytest.raises(NotImplementedError):
             InputChannel.control(meeting.channel, ffi.NULL)
+
+
+# -- a descriptor whose recv() waits ----------------------------------------------------
+
+
+def test_only_the_recv_of_c_waits() -> None:
+    """On a plain socket the descriptor blocks; what Python does with it must not."""
+    with Meeting() as meeting:
+        transport = meeting.channel.transport
+        assert os.get_blocking(transport.fileno()) is not transport.external
+        assert transport.receive_into(memoryview(bytearray(10))) is None
+        while transport.send(bytes(CHUNK)):
+            pass
+
+
+def test_a_message_after_the_first_wait() -> None:
+    """recv() itself waits for 200 ms, poll() for the rest."""
+    with Meeting() as meeting:
+        receiving = InThread(meeting.receive)
+        receiving.join(0.5)
+        meeting.peer.send_frame(BINARY, b"late")
+        assert receiving.result() == b"late"
+
+
+@pytest.mark.parametrize("timeout", [0.1, 0.3])
+def test_a_timeout_around_the_first_wait(timeout: float) -> None:
+    with Meeting() as meeting:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            meeting.receive(timeout)
+        assert timeout <= time.monotonic() - started < timeout + 5
