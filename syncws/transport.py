@@ -118,7 +118,7 @@ class Transport:
     def receive(self, size: int = CHUNK) -> bytes | None:
         """The same as new ``bytes``; ``b""`` at the end of the stream."""
         try:
-            return self.sock.recv(size)
+            return self.sock.recv(size, _DONT_WAIT)
         except (BlockingIOError, InterruptedError):
             return None
 
