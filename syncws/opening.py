@@ -90,7 +90,9 @@ class Opening:
         self._transport: Transport | None = None
         self._parser = RequestParser()
         self._header_parser = ProxyHeaderParser()
+        # For the deadline, made when there is something to wait for; or for the farewell.
         self._timer: Timer | None = None
+        self._watched = False
         # The TLS object is with one of the workers just now; close() waits for it.
         self._lent = False
         self._abandoned = False
@@ -120,8 +122,6 @@ class Opening:
             return
         if self._sock.family != getattr(socket, "AF_UNIX", None):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.deadline is not None:
-            self._timer = self.reader.call_at(self.deadline, self._give_up)
         if self._context is None:
             self._transport = Transport(self._sock)
         if self._proxies is None:
@@ -142,7 +142,8 @@ class Opening:
         self._end_within(patience)
         if not self._leaving:
             self._leaving = True
-            self.reader.unwatch(self._sock.fileno())
+            if self._watched:
+                self.reader.unwatch(self._sock.fileno())
             if self._head_only:
                 # RFC 9110 section 9.3.2.
                 response = dataclasses.replace(response, body=b"")
@@ -179,12 +180,16 @@ class Opening:
         self._timer = self.reader.call_at(time.monotonic() + seconds, self.close)
 
     def _watch(self, interest: int, callback: Callable[[int], object]) -> None:
+        if self._timer is None and self.deadline is not None:
+            self._timer = self.reader.call_at(self.deadline, self._give_up)
+        self._watched = True
         self.reader.watch(self._sock.fileno(), interest, callback)
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.reader.unwatch(self._sock.fileno())
+        if self._watched:
+            self.reader.unwatch(self._sock.fileno())
 
     def _read_proxy_header(self, ready: int) -> None:
         # It stands before everything, TLS too, so nothing behind it may be taken.
@@ -207,8 +212,12 @@ class Opening:
         self._begin()
 
     def _begin(self) -> None:
-        # A TLS object takes tens of kilobytes: not before the peer said something.
-        self._watch(READ, self._read if self._context is None else self._lend)
+        if self._context is None:
+            # Most requests are here by now, or within the time that accepting others takes.
+            self._read(READ)
+        else:
+            # A TLS object takes tens of kilobytes: not before the peer said something.
+            self._watch(READ, self._lend)
 
     # -- TLS ----------------------------------------------------------------------
 

@@ -206,6 +206,9 @@ class Reader:
         self._timer_numbers = itertools.count()
         self._prune_at = _FEW_TIMERS
         self._unread: set[Callable[[], bool]] = set()
+        # Whether anything happened since the last tick. Then it only dozes until the next one,
+        # so that connections which come and go in between do not wake it one by one.
+        self._active = False
         _readers.add(self)
 
     # -- any thread ---------------------------------------------------------------
@@ -318,7 +321,7 @@ class Reader:
                 now = time.monotonic()
                 if now >= next_tick:
                     next_tick = now + TICK
-                    self._look(tokens, lazy=True)
+                    self._active = self._look(tokens, lazy=True) > 0
                     self._check_unread()
                 self._run_timers(now)
                 self._wait(next_tick)
@@ -351,17 +354,18 @@ class Reader:
         self._poller.close()
         lib.syncws_mailbox_close(self.mailbox)
 
-    def _look(self, tokens: Any, *, lazy: bool) -> None:
+    def _look(self, tokens: Any, *, lazy: bool) -> int:
         count = lib.syncws_mailbox_collect(self.mailbox, lazy, tokens, 256)
         for index in range(count):
             channel = self._attached.get(tokens[index])
             if channel is not None:
                 self._guard(channel.look)
+        return int(count)
 
     def _wait(self, next_tick: float) -> None:
         until = self._timers[0][0] if self._timers else None
         sleep = lib.SYNCWS_ASLEEP
-        if self._unread or lib.syncws_mailbox_has_lazy(self.mailbox):
+        if self._active or self._unread or lib.syncws_mailbox_has_lazy(self.mailbox):
             sleep = lib.SYNCWS_DOZING
             until = next_tick if until is None else min(until, next_tick)
         timeout = _FAR_AWAY if until is None else until - time.monotonic()
@@ -373,6 +377,7 @@ class Reader:
             ready = []
         lib.syncws_mailbox_awake(self.mailbox)
         for descriptor, mask in ready:
+            self._active = True
             callback = self._callbacks.pop(descriptor, None)
             if callback is not None:
                 self._guard(callback, mask)

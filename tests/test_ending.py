@@ -313,15 +313,18 @@ def test_closing_to_the_end_goes_on_where_ctrl_c_stopped_it(
     with Meeting(side) as meeting:
         if looked:
             meeting.stepped.turns()
-        interpose(monkeypatch, ending_module, **{step: interrupted_after(step)})
+        call, begun = interrupted_after(step), threading.Event()
+
+        def interrupted(*arguments: Any) -> Any:
+            begun.set()
+            return call(*arguments)
+
+        interpose(monkeypatch, ending_module, **{step: interrupted})
         thread = closing(meeting)
         meeting.peer.send(CLOSE_FRAME[side])
-        if step != "syncws_wait_readable":
-            meeting.peer.half_close()
-        else:
-            # It waits for the end of TCP now, or has seen that it has not come.
-            meeting.stepped.turn_until(lambda: meeting.channel._draining)
-            meeting.peer.half_close()
+        if step == "syncws_wait_readable":
+            assert begun.wait(PATIENCE)  # for the end of TCP
+        meeting.peer.half_close()
         with pytest.raises(KeyboardInterrupt):
             thread.result()
         monkeypatch.undo()

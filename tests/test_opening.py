@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -446,3 +447,15 @@ def test_no_thread_for_tls(
         monkeypatch.setattr(tls_server.workers, "submit", fail)
         raw.send(hello_of(client_context))
         wait_until(lambda: bool(tls_server.ended))
+
+
+def test_a_request_that_is_here_already_is_not_waited_for(server: Server) -> None:
+    with server.listener, socket.create_connection(server.listener.getsockname()) as client:
+        client.sendall(request())
+        accepted, _ = server.listener.accept()
+        select.select([accepted], [], [], PATIENCE)
+        opening = server.begin(accepted)
+        assert server.admitted == [opening]
+        assert not opening._watched
+        assert opening._timer is None
+        opening.transport.close()
