@@ -40,6 +40,7 @@ _RESERVED = frozenset(
 )
 
 _NO_HEADERS = Headers()
+_USER_AGENT_LINE = f"User-Agent: {USER_AGENT}\r\n"
 
 
 class ClientHandshake:
@@ -113,11 +114,14 @@ class ClientHandshake:
             if "Authorization" in additional:
                 raise ValueError("both uri and additional_headers set the Authorization header")
             headers["Authorization"] = basic_authorization(uri.username, uri.password or "")
-        if "User-Agent" not in additional and user_agent_header is not None:
-            headers["User-Agent"] = user_agent_header
-        for name, value in additional.raw_items():
-            if name.lower() != "host":
-                headers[name] = value
+        if additional is _NO_HEADERS and user_agent_header is USER_AGENT:
+            headers.add_field_lines(_USER_AGENT_LINE)
+        else:
+            if "User-Agent" not in additional and user_agent_header is not None:
+                headers["User-Agent"] = user_agent_header
+            for name, value in additional.raw_items():
+                if name.lower() != "host":
+                    headers[name] = value
         self.request = Request(uri.resource_name, headers)
 
     def check_response(self, response: Response) -> None:

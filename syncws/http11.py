@@ -89,7 +89,7 @@ class Request:
         return f"{self.method} {self.path} HTTP/1.1\r\n".encode() + self.headers.serialize()
 
     def _check(self) -> None:
-        if is_token(self.method) is None:
+        if self.method != "GET" and is_token(self.method) is None:
             raise ValueError("method must be a token")
         if _is_target(self.path) is None:
             raise ValueError("path must be visible ASCII characters; percent-encode others")
