@@ -180,9 +180,12 @@ class Transport:
             TimeoutError: The deadline passed.
             OSError: The connection broke.
         """
-        while (data := self.receive(size)) is None:
+        # The answer to what was sent just now is never here yet: waiting comes first.
+        while True:
             wait_for(self.sock, READ, deadline)
-        return data
+            data = self.receive(size)
+            if data is not None:
+                return data
 
     def send_before(self, data: bytes, deadline: float | None) -> None:
         """Sends everything.
@@ -261,6 +264,12 @@ class TLSTransport(Transport):
         memory = bytearray(size)
         count = self.receive_into(memoryview(memory))
         return None if count is None else bytes(memory[:count])
+
+    def receive_before(self, deadline: float | None, size: int = CHUNK) -> bytes:
+        """At least one byte, at most ``size``, or ``b""`` at the end of the stream."""
+        while (data := self.receive(size)) is None:
+            wait_for(self.sock, READ, deadline)
+        return data
 
     def flush(self) -> bool:
         """Writes encrypted bytes that wait; whether none is left."""
