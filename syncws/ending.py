@@ -291,7 +291,6 @@ class EndingChannel(StreamingChannel):
             if self.gone:
                 self.reap()
             return
-        interest = 0
         try:
             # C takes note that the selector reports room: it need not list what waits for it.
             lib.syncws_look(self.c)
@@ -304,7 +303,7 @@ class EndingChannel(StreamingChannel):
             self.left(flags)
         if self.gone:
             lib.syncws_list(self.c, 1)
-        elif interest:
+        else:
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
 
     def _drain_a_little(self) -> int:

@@ -194,6 +194,30 @@ def test_a_peer_that_does_not_end_is_left_by_the_calling_thread(answered: bool) 
         assert (error.__cause__ is None) is answered
 
 
+def test_a_reader_thread_that_does_not_come_to_it_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Meeting(close_timeout=0.01) as meeting:
+        # As if something had to be written first.
+        monkeypatch.setattr(meeting.channel.__class__, "_read_to_end", lambda self: None)
+        InThread(meeting.channel.close, NORMAL).result()
+        assert is_over(meeting)
+        with pytest.raises(ConnectionClosedError, match="close_timeout"):
+            meeting.receive()
+
+
+def test_an_end_that_is_found_while_another_thread_reads_is_left_to_it() -> None:
+    with Meeting() as meeting:
+        with owned_elsewhere(meeting) as let_go:
+            meeting.channel.end = b""
+            InThread(meeting.channel.finish_input).result()
+            assert meeting.next_frame().opcode == CLOSE
+            assert not meeting.channel._draining
+            let_go(lib.SYNCWS_FLAG_PARKED)
+        meeting.peer.half_close()
+        meeting.stepped.turn_until(lambda: is_over(meeting))
+
+
 def test_without_close_timeout_the_wait_has_no_bound() -> None:
     with Meeting(close_timeout=None) as meeting:
         thread = closing(meeting)

@@ -459,3 +459,14 @@ def test_a_request_that_is_here_already_is_not_waited_for(server: Server) -> Non
         assert not opening._watched
         assert opening._timer is None
         opening.transport.close()
+
+
+def test_a_bad_request_that_is_here_already_is_answered(server: Server) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(request("POST / HTTP/1.1"))
+        server.begin(ours)
+        theirs.settimeout(PATIENCE)
+        assert theirs.recv(4096).startswith(b"HTTP/1.1 405 ")
+        theirs.close()
+        wait_until(lambda: bool(server.ended))

@@ -335,3 +335,16 @@ def test_send_before_flushes_what_a_transport_keeps(monkeypatch: pytest.MonkeyPa
         transport.send_before(b"x", time.monotonic() + BOUND)
         assert answers == []
         assert theirs.recv(1) == b"x"
+
+
+def test_a_socket_that_is_ready_without_anything_to_read_is_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = Transport(ours)
+        theirs.sendall(b"x")
+        receive, answers = transport.receive, [None]
+        monkeypatch.setattr(transport, "receive", lambda: answers.pop() if answers else receive())
+        assert transport.receive_before(time.monotonic() + 30) == b"x"
+        assert answers == []
