@@ -345,6 +345,8 @@ def test_a_socket_that_is_ready_without_anything_to_read_is_waited_for_again(
         transport = Transport(ours)
         theirs.sendall(b"x")
         receive, answers = transport.receive, [None]
-        monkeypatch.setattr(transport, "receive", lambda: answers.pop() if answers else receive())
+        monkeypatch.setattr(
+            transport, "receive", lambda size: answers.pop() if answers else receive(size)
+        )
         assert transport.receive_before(time.monotonic() + 30) == b"x"
         assert answers == []
