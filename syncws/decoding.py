@@ -84,9 +84,9 @@ class RecordDecoder:
         while row and self.error is None:
             self.busy = True
             messages, error = self._chain.decode_messages(row)
-            for message in messages:
-                opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
-                found.append(Record(_MESSAGE, opcode, message))
+            if messages:
+                # The messages say themselves what they are.
+                found.append(Record(lib.SYNCWS_RUN, row[0].opcode, messages))
             del row[: len(messages)]
             if error is not None:
                 self._fail(error)

@@ -14,6 +14,7 @@ decompressor exists, but the bytes that the next message may refer to.
 from __future__ import annotations
 
 import importlib
+import io
 import threading
 import warnings
 import zlib
@@ -154,8 +155,8 @@ class Inflater:
             if not self._received:
                 return b""  # not even a block, to which the tail would belong
             data = b"".join((data, TAIL, _FINAL))
-        parts: list[bytes] = []
-        room = limit + 1
+        # It gives its bytes away without a copy.
+        done = io.BytesIO()
         position = 0
         try:
             while position < len(data):
@@ -163,13 +164,8 @@ class Inflater:
                     self._decompressor = self._open()
                 # What an ended stream leaves over is copied: not much at a time then.
                 chunk = data[position : position + _STEP] if self._streams else data[position:]
-                part = self._decompressor.decompress(chunk, room)
-                room -= len(part)
-                if not room:
-                    raise PayloadTooBig("a message exceeds max_size when decompressed")
-                parts.append(part)
-                self._remember(part)
                 position += len(chunk)
+                self._decompress(chunk, limit, done)
                 if self._decompressor.eof:
                     position -= len(self._decompressor.unused_data)
                     self._end_stream()
@@ -183,7 +179,20 @@ class Inflater:
             self._received = self._streams = 0
             if not self._takeover:
                 self._recent = [b""]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return done.getvalue()
+
+    def _decompress(self, chunk: bytes, limit: int, done: io.BytesIO) -> None:
+        """Adds what ``chunk`` decompresses to; in steps, for an engine holds each twice."""
+        while True:
+            asked = min(limit - done.tell() + 1, _ROW_BYTES)
+            part = self._decompressor.decompress(chunk, asked)
+            self._remember(part)
+            done.write(part)
+            if done.tell() > limit:
+                raise PayloadTooBig("a message exceeds max_size when decompressed")
+            if len(part) < asked:
+                return
+            chunk = self._decompressor.unconsumed_tail
 
     def _end_stream(self) -> None:
         """Section 7.2.3.4: the peer may set BFINAL, too, and begin another stream then."""
@@ -207,19 +216,23 @@ class Inflater:
             return []
         done = []
         size = 0
+        asked = min(limit + 1, _ROW_BYTES)
         decompressor = self._open()
         decompress = decompressor.decompress
         try:
             for payload in data:
-                part = decompress(payload + TAIL, limit + 1) if payload else b""
+                part = decompress(payload, asked)
+                # Too large, or more to come; and inside a block the tail would be data.
+                if len(part) == asked or (payload and decompress(TAIL, 1)):
+                    return []
                 done.append(part)
                 size += len(part)
-                if size > _ROW_BYTES:
+                if size >= _ROW_BYTES:
                     break
             rest = decompress(_FINAL, 1)
         except self._engine.error:
             return []
-        if rest or not decompressor.eof or decompressor.unused_data or max(map(len, done)) > limit:
+        if rest or not decompressor.eof or decompressor.unused_data:
             return []
         size = 0
         for count, part in enumerate(reversed(done), 1):
