@@ -42,3 +42,9 @@ def security(
     key.write_bytes(issued.private_key_pem.bytes())
     root.write_bytes(authority.cert_pem.bytes())
     return Security(server, client_context, certificate, key, root)
+
+
+@pytest.fixture(params=["uncompressed", "compressed"])
+def compression(request: pytest.FixtureRequest) -> str | None:
+    """Runs a test once without and once with permessage-deflate: the option of syncws."""
+    return None if request.param == "uncompressed" else "deflate"

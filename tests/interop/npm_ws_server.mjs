@@ -3,6 +3,7 @@
 //     node npm_ws_server.mjs [CERTIFICATE.pem KEY.pem]
 //
 // Prints its port and serves until its standard input ends.
+import { randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createSecureServer } from "node:https";
@@ -23,6 +24,18 @@ sockets.on("connection", (socket, request) => {
   switch (request.url) {
     case "/echo":
       socket.on("message", (data, binary) => socket.send(data, { binary }));
+      break;
+    case "/scatter":
+      socket.on("message", (data, binary) => {
+        const text = data.toString();
+        for (let begin = 0; begin < (binary ? data : text).length; ) {
+          const end = begin + randomInt([1, 2, 200, 1 << 17][randomInt(4)]);
+          const piece = binary ? data.subarray(begin, end) : text.slice(begin, end);
+          socket.send(piece, { binary, fin: false });
+          begin = end;
+        }
+        socket.send("", { binary, fin: true });
+      });
       break;
     case "/fragments":
       socket.send("fragmented ", { fin: false });

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import syncws
 
 from .conftest import Security
-from .conversation import PATIENCE, address, server
+from .conversation import PATIENCE, address, check_traffic, server
+from .relay import relayed
 
 HERE = Path(__file__).parent
 # Given the site of a page that may connect: the address to connect to, and its certificate.
@@ -96,8 +97,17 @@ def trusting(certificate: Path) -> str:
     return f"--ignore-certificate-errors-spki-list={digest}"
 
 
-def report_of_page(conversation: Conversation, profile: Path, *, refused: bool = False) -> str:
-    """Has the page hold the conversation, which is served for its site; what it reports."""
+def report_of_page(
+    conversation: Conversation,
+    profile: Path,
+    compression: str | None = "deflate",
+    *,
+    refused: bool = False,
+) -> str:
+    """Has the page hold the conversation, which is served for its site; what it reports.
+
+    ``compression`` is what the server is expected to accept.
+    """
     reports: queue.Queue[str] = queue.Queue()
 
     def take_report(connection: syncws.Connection) -> None:
@@ -112,29 +122,47 @@ def report_of_page(conversation: Conversation, profile: Path, *, refused: bool =
         task = {"of": url, "to": address(told.address[1], None)}
         if refused:
             task["refused"] = ""
+        if compression is not None:
+            task["compression"] = compression
         options = [] if certificate is None else [trusting(certificate)]
         with chromium(f"{site}/chromium.html#{urlencode(task)}", profile, *options):
             return reports.get(timeout=PATIENCE)
 
 
-def served_by(security: Security, *, refused: bool = False) -> Conversation:
-    """The conversation with syncws itself."""
+def served_by(security: Security, compression: str | None) -> Conversation:
+    """The conversation with syncws itself, compressed or not."""
 
     @contextlib.contextmanager
     def conversation(site: str) -> Iterator[tuple[str, Path | None]]:
-        with server(security.server, origins=None if refused else [site]) as url:
+        with (
+            server(security.server, origins=[site], compression=compression) as direct,
+            relayed(direct) as (url, relay),
+        ):
+            yield url, security.certificate
+            check_traffic(relay, compression)
+
+    return conversation
+
+
+def refused_by(security: Security) -> Conversation:
+    """A server that names no origins."""
+
+    @contextlib.contextmanager
+    def conversation(site: str) -> Iterator[tuple[str, Path | None]]:
+        with server(security.server) as url:
             yield url, security.certificate
 
     return conversation
 
 
 @pytest.mark.timeout(3 * PATIENCE)
-def test_chromium_as_client(security: Security, tmp_path: Path) -> None:
+def test_chromium_as_client(security: Security, compression: str | None, tmp_path: Path) -> None:
     """Whatever the page checks is as it should be."""
-    assert report_of_page(served_by(security), tmp_path) == ""
+    conversation = served_by(security, compression)
+    assert report_of_page(conversation, tmp_path, compression) == ""
 
 
 @pytest.mark.timeout(3 * PATIENCE)
 def test_chromium_on_a_page_of_another_site(security: Security, tmp_path: Path) -> None:
     """A server that names no origins wants pages of its own host only."""
-    assert report_of_page(served_by(security, refused=True), tmp_path, refused=True) == ""
+    assert report_of_page(refused_by(security), tmp_path, refused=True) == ""

@@ -13,7 +13,22 @@ import websockets.sync.client
 import websockets.sync.server
 
 from .conftest import Security
-from .conversation import MESSAGES, PATIENCE, PIECES, address, converse, server
+from .conversation import (
+    EXTENSION,
+    LARGE,
+    MESSAGES,
+    PATIENCE,
+    PIECES,
+    address,
+    check_same,
+    check_traffic,
+    converse,
+    converse_at_length,
+    scatter,
+    scattered_messages,
+    server,
+)
+from .relay import relayed
 
 
 def serve_conversation(connection: websockets.sync.server.ServerConnection) -> None:
@@ -23,6 +38,9 @@ def serve_conversation(connection: websockets.sync.server.ServerConnection) -> N
         case "/echo":
             for message in connection:
                 connection.send(message)
+        case "/scatter":
+            for number, message in enumerate(connection):
+                connection.send(scatter(message, number))
         case "/fragments":
             connection.send(iter(PIECES))
         case "/close":
@@ -32,7 +50,7 @@ def serve_conversation(connection: websockets.sync.server.ServerConnection) -> N
             connection.send("pong")
 
 
-def test_websockets_as_server(security: Security) -> None:
+def test_websockets_as_server(security: Security, compression: str | None) -> None:
     """syncws's client finds everything it checks in its server."""
     with websockets.sync.server.serve(
         serve_conversation,
@@ -44,15 +62,19 @@ def test_websockets_as_server(security: Security) -> None:
     ) as running:
         serving = threading.Thread(target=running.serve_forever)
         serving.start()
+        direct = address(running.socket.getsockname()[1], security.client)
         try:
-            converse(address(running.socket.getsockname()[1], security.client), security.client)
+            with relayed(direct) as (url, relay):
+                converse(url, security.client, compression=compression)
+                converse_at_length(url, security.client, compression)
+                check_traffic(relay, compression)
         finally:
             running.shutdown()
             serving.join(PATIENCE)
     assert not serving.is_alive()
 
 
-def test_websockets_as_client(security: Security) -> None:
+def test_websockets_as_client(security: Security, compression: str | None) -> None:
     """Its client finds everything it checks in syncws's server; it offers permessage-deflate."""
 
     def connect(url: str) -> websockets.sync.client.ClientConnection:
@@ -64,18 +86,28 @@ def test_websockets_as_client(security: Security) -> None:
             max_size=None,
         )
 
-    with server(security.server) as url:
+    with (
+        server(security.server, compression=compression) as direct,
+        relayed(direct) as (url, relay),
+    ):
         with connect(f"{url}/echo") as connection:
             assert connection.subprotocol == "chat"
-            for message in MESSAGES:
+            assert connection.response is not None
+            negotiated = connection.response.headers.get("Sec-WebSocket-Extensions", "")
+            assert negotiated.startswith(EXTENSION) == (compression is not None)
+            for message in MESSAGES + LARGE:
                 connection.send(message)
-                assert connection.recv(PATIENCE) == message
+                check_same(connection.recv(PATIENCE), message)
             connection.send(iter(PIECES))
             assert connection.recv(PATIENCE) == "".join(PIECES)
             assert connection.ping(b"are you there?").wait(PATIENCE)
             connection.close(3001, "done")
         # RFC 6455 section 5.5.1: the code comes back; syncws does not repeat the reason.
         assert (connection.close_code, connection.close_reason) == (3001, "")
+        with connect(f"{url}/scatter") as connection:
+            for number, message in enumerate(scattered_messages()):
+                connection.send(scatter(message, ~number))
+                check_same(connection.recv(PATIENCE), message)
         with connect(f"{url}/fragments") as connection:
             assert "".join(map(str, connection.recv_streaming())) == "".join(PIECES)
         with connect(f"{url}/close") as connection:
@@ -83,6 +115,7 @@ def test_websockets_as_client(security: Security) -> None:
         assert (connection.close_code, connection.close_reason) == (4001, "as you wished")
         with connect(f"{url}/ping") as connection:
             assert connection.recv(PATIENCE) == "pong"
+        check_traffic(relay, compression)
 
 
 def connection_messages(
@@ -112,7 +145,7 @@ async def echo_many(url: str, context: ssl.SSLContext | None) -> None:
         await asyncio.gather(*map(echo, range(50)))
 
 
-def test_websockets_as_fifty_clients(security: Security) -> None:
+def test_websockets_as_fifty_clients(security: Security, compression: str | None) -> None:
     """The asyncio client, which is what most of the package's users run."""
-    with server(security.server) as url:
+    with server(security.server, compression=compression) as url:
         asyncio.run(echo_many(url, security.client))
