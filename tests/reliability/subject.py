@@ -16,7 +16,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -260,6 +260,7 @@ class Subject:
         behaviour: Behaviour = echo,
         *,
         early: bytes = b"",
+        headers: Sequence[tuple[str, str]] = (),
         reraise: bool = False,
         **options: Any,
     ) -> Conversation:
@@ -268,6 +269,7 @@ class Subject:
         Args:
             behaviour: The program.
             early: What the peer sends behind its handshake in the same write.
+            headers: Further headers of the peer's handshake.
             reraise: Whether the program's exception goes on to the library.
             options: For ``serve`` or ``connect``.
         """
@@ -275,10 +277,12 @@ class Subject:
             path, outcome = next(self._paths), Outcome(reraise)
             self._outcomes[path] = behaviour, outcome
             context = None if self.tls is None else self.tls.client
-            peer = wire.connect(self.address(**options), context, early=early, path=path)
+            peer = wire.connect(
+                self.address(**options), context, early=early, headers=headers, path=path
+            )
         else:
             outcome = self.start_client(behaviour, reraise=reraise, **options)
-            peer = self.listener.accept(early=early)
+            peer = self.listener.accept(early=early, headers=headers)
         return Conversation(peer, outcome)
 
     def frame(self, opcode: int, payload: bytes = b"", **fields: Any) -> bytes:
