@@ -7,18 +7,50 @@ the messages go (:mod:`.delivery`, :mod:`.protocol`).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 
 from .exceptions import ProtocolError
 from .extensions import ExtensionChain, Fragment
-from .frames import CloseCode, Opcode, Record, lib
+from .frames import CloseCode, Opcode, Record, joined, lib
 
 __all__ = ["RecordDecoder"]
 
 _PIECE = lib.SYNCWS_PIECE
 _MESSAGE = lib.SYNCWS_MESSAGE
 _CONTROL = lib.SYNCWS_CONTROL
+
+# Parts below the first number of bytes are put together, to blocks of the second.
+_SMALL = 4096
+_BLOCK = 65536
+
+
+class _Message:
+    """The beginning of a message that comes in parts, however small they are."""
+
+    __slots__ = ("_parts", "_small")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        # Objects of a few bytes would take many times the memory of what is in them.
+        self._small = bytearray()
+
+    def add(self, data: bytes) -> None:
+        if len(data) < _SMALL:
+            self._small += data
+            if len(self._small) < _BLOCK:
+                return
+            data = b""
+        if self._small:
+            self._parts.append(bytes(self._small))
+            self._small.clear()
+        if data:
+            self._parts.append(data)
+
+    def take(self) -> bytes:
+        """All of it, once."""
+        if self._small:
+            self._parts.append(bytes(self._small))
+        return joined(self._parts)
 
 
 class RecordDecoder:
@@ -38,8 +70,7 @@ class RecordDecoder:
 
     def __init__(self, chain: ExtensionChain) -> None:
         self._chain = chain
-        # The beginning of a message. It gives its bytes away without a copy.
-        self._gathered: io.BytesIO | None = None
+        self._gathered: _Message | None = None
         self.busy = False
         self.error: ProtocolError | None = None
 
@@ -101,30 +132,36 @@ class RecordDecoder:
         elif self._is_encoded(record):
             self.busy = True
             try:
-                fragment = self._chain.decode(record)
+                decoded = self._chain.decode_parts(record)
+                if decoded is not None:
+                    self._take(*decoded, streaming, found)
             except Exception as error:
                 self._fail(error)
-                return
-            if fragment is not None:
-                self._take(fragment, streaming, found)
         else:
             found.append(record)
 
-    def _take(self, fragment: Fragment, streaming: bool, found: list[Record]) -> None:
-        opcode, data, first, last = fragment[:4]
+    def _take(
+        self, fragment: Fragment, parts: list[bytes], streaming: bool, found: list[Record]
+    ) -> None:
+        opcode, last = fragment.opcode, fragment.last
         gathered, self._gathered = self._gathered, None
-        if streaming:
-            if gathered is not None:
-                # It was asked for in pieces when some of it had come.
-                found.append(Record(_PIECE, opcode, gathered.getvalue(), True, False))
-            if data or last:
-                found.append(Record(_PIECE, opcode, bytes(data), first, last))
-            return
         if gathered is None:
-            gathered = io.BytesIO()
-        gathered.write(data)
+            gathered = _Message()
+        if streaming:
+            # Some of it may have come before it was asked for in pieces.
+            begun = gathered.take()
+            parts = [part for part in (begun, *parts) if part]
+            if last and not parts:
+                parts = [b""]
+            first = fragment.first or bool(begun)
+            for number, part in enumerate(parts, 1):
+                ends = last and number == len(parts)
+                found.append(Record(_PIECE, opcode, part, first and number == 1, ends))
+            return
+        for part in parts:
+            gathered.add(part)
         if last:
-            message = gathered.getvalue()
+            message = gathered.take()
             found.append(
                 Record(_MESSAGE, opcode, message.decode() if opcode == Opcode.TEXT else message)
             )
@@ -135,8 +172,10 @@ class RecordDecoder:
         if self.error is not None:
             return
         if not isinstance(error, ProtocolError):
-            cause = error
+            cause = error.with_traceback(None)
             error = ProtocolError(f"an extension failed: {type(cause).__name__}: {cause}")
             error.close_code = CloseCode.INTERNAL_ERROR  # ours, not the peer's
             error.__cause__ = cause
-        self.error = error
+        # Without the frames in which it was raised: they hold what was decoded so far.
+        self.error = error.with_traceback(None)
+        self._gathered = None

@@ -14,7 +14,6 @@ decompressor exists, but the bytes that the next message may refer to.
 from __future__ import annotations
 
 import importlib
-import io
 import threading
 import warnings
 import zlib
@@ -22,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .exceptions import DecompressionError, PayloadTooBig
+from .frames import joined
 
 __all__ = ["Compression", "Deflater", "Engine", "Inflater", "best_engine", "stdlib_engine"]
 
@@ -135,11 +135,11 @@ class Inflater:
         self._recent = [b""]
 
     def message(self, data: bytes, limit: int) -> bytes:
-        """Decompresses a whole message; raises as :meth:`piece`."""
-        return self.piece(data, True, limit)
+        """Decompresses a whole message; raises as :meth:`parts`."""
+        return joined(self.parts(data, True, limit))
 
-    def piece(self, data: bytes, last: bool, limit: int) -> bytes:
-        """Decompresses a part of a message.
+    def parts(self, data: bytes, last: bool, limit: int) -> list[bytes]:
+        """Decompresses a part of a message; what comes out is not put together.
 
         Args:
             data: As it came.
@@ -153,10 +153,10 @@ class Inflater:
         self._received += len(data)
         if last:
             if not self._received:
-                return b""  # not even a block, to which the tail would belong
+                return []  # not even a block, to which the tail would belong
             data = b"".join((data, TAIL, _FINAL))
-        # It gives its bytes away without a copy.
-        done = io.BytesIO()
+        done: list[bytes] = []
+        room = limit
         position = 0
         try:
             while position < len(data):
@@ -165,7 +165,7 @@ class Inflater:
                 # What an ended stream leaves over is copied: not much at a time then.
                 chunk = data[position : position + _STEP] if self._streams else data[position:]
                 position += len(chunk)
-                self._decompress(chunk, limit, done)
+                room = self._decompress(chunk, room, done)
                 if self._decompressor.eof:
                     position -= len(self._decompressor.unused_data)
                     self._end_stream()
@@ -179,19 +179,21 @@ class Inflater:
             self._received = self._streams = 0
             if not self._takeover:
                 self._recent = [b""]
-        return done.getvalue()
+        return done
 
-    def _decompress(self, chunk: bytes, limit: int, done: io.BytesIO) -> None:
-        """Adds what ``chunk`` decompresses to; in steps, for an engine holds each twice."""
+    def _decompress(self, chunk: bytes, room: int, done: list[bytes]) -> int:
+        """Adds what ``chunk`` decompresses to; returns how many bytes more there may be."""
         while True:
-            asked = min(limit - done.tell() + 1, _ROW_BYTES)
+            # In steps: an engine holds twice what one call gives.
+            asked = min(room + 1, _ROW_BYTES)
             part = self._decompressor.decompress(chunk, asked)
-            self._remember(part)
-            done.write(part)
-            if done.tell() > limit:
+            room -= len(part)
+            if room < 0:
                 raise PayloadTooBig("a message exceeds max_size when decompressed")
+            self._remember(part)
+            done.append(part)
             if len(part) < asked:
-                return
+                return room
             chunk = self._decompressor.unconsumed_tail
 
     def _end_stream(self) -> None:
@@ -205,14 +207,14 @@ class Inflater:
     def messages(self, data: Sequence[bytes], limit: int) -> list[bytes]:
         """Decompresses the first of several whole messages, as many as it can in one go.
 
-        For context takeover only. None of them, if any cannot be decompressed: then
-        :meth:`message` finds out which.
+        None of them, if any cannot be decompressed: then :meth:`message` finds out which.
+        Without context takeover it makes no difference to a peer that keeps to that.
 
         Args:
             data: The messages, as they came.
             limit: Bytes that each may have when decompressed.
         """
-        if not self._takeover or self._received:
+        if self._received:
             return []
         done = []
         size = 0
@@ -234,6 +236,8 @@ class Inflater:
             return []
         if rest or not decompressor.eof or decompressor.unused_data:
             return []
+        if not self._takeover:
+            return done
         size = 0
         for count, part in enumerate(reversed(done), 1):
             size += len(part)
@@ -258,13 +262,9 @@ class Inflater:
 
 
 # Compressors that are not in use, by engine and Compression: without context takeover no
-# connection needs one of its own.
-class _Spare(threading.local):
-    def __init__(self) -> None:
-        self.pool: dict[tuple[Any, Compression], Any] = {}
-
-
-_spare = _Spare()
+# connection needs one of its own. Only as many are kept as may well be used at the same moment.
+_spare: dict[tuple[Any, Compression], list[Any]] = {}
+_SPARES = 4
 
 
 class Deflater:
@@ -274,7 +274,7 @@ class Deflater:
         engine: See :class:`Engine`.
         compression: See :class:`Compression`.
         takeover: Whether a message may refer to those before it. If not, the compressor is
-            borrowed from the thread for each message.
+            borrowed for each message.
     """
 
     __slots__ = ("_compression", "_compressor", "_engine", "_takeover")
@@ -321,9 +321,11 @@ class Deflater:
         return (self._engine, self._compression)
 
     def _borrow(self) -> Any:
-        spare = None if self._takeover else _spare.pool.pop(self._key(), None)
-        if spare is not None:
-            return spare
+        if not self._takeover:
+            try:
+                return _spare[self._key()].pop()
+            except LookupError:
+                pass  # all are in use
         window_bits, level, memory_level, strategy = self._compression
         return self._engine.compressobj(
             level, self._engine.DEFLATED, -window_bits, memory_level, strategy
@@ -331,4 +333,6 @@ class Deflater:
 
     def _give_back(self) -> None:
         compressor, self._compressor = self._compressor, None
-        _spare.pool[self._key()] = compressor
+        spare = _spare.setdefault(self._key(), [])
+        if len(spare) < _SPARES:
+            spare.append(compressor)

@@ -328,6 +328,7 @@ class ExtensionChain:
         self.smallest: int = getattr(only, "threshold", 0)
         self._encode_message = getattr(only, "encode_message", None)
         self._decode_messages = getattr(only, "decode_messages", None)
+        self._decode_parts = getattr(only, "decode_parts", None)
 
     def configure(self, decoder: Any) -> None:
         """Tells a C decoder what may come."""
@@ -425,12 +426,37 @@ class ExtensionChain:
     def _checked(self, fragment: Fragment) -> Fragment:
         if fragment.rsv or fragment.opcode not in _MESSAGES:
             raise ProtocolError("a reserved bit or opcode is left that no extension has decoded")
+        self._check_text(fragment, bytes(fragment.data))
+        return fragment
+
+    def _check_text(self, fragment: Fragment, *parts: bytes) -> None:
         if fragment.opcode == Opcode.TEXT:
-            data = bytes(fragment.data)
-            self._utf8 = lib.syncws_utf8(self._utf8, data, len(data))
+            for data in parts:
+                self._utf8 = lib.syncws_utf8(self._utf8, data, len(data))
             if self._utf8 == _INVALID or (fragment.last and self._utf8 != _BOUNDARY):
                 raise InvalidText("a text message is not UTF-8")
-        return fragment
+
+    def decode_parts(self, record: Record) -> tuple[Fragment, list[bytes]] | None:
+        """Decodes a part of a message, with its bytes in as many objects as they came in.
+
+        Returns:
+            What it is, and its bytes; ``None`` if an extension waits for more.
+
+        Raises:
+            ProtocolError: As :meth:`decode`.
+        """
+        if self._decode_parts is None:
+            fragment = self.decode(record)
+            return None if fragment is None else (fragment, [bytes(fragment.data)])
+        stage = self._decoders[0]
+        if record.first:
+            self._utf8 = _BOUNDARY
+            stage.produced = 0
+        parts = self._decode_parts(record.data, record.last, stage.limit - stage.produced)
+        stage.produced += sum(map(len, parts))
+        fragment = Fragment(record.opcode, b"", record.first, record.last)
+        self._check_text(fragment, *parts)
+        return fragment, parts
 
     def decode_messages(
         self, records: Sequence[Record]

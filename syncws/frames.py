@@ -9,6 +9,7 @@ itself. What does not: what a frame means for a connection (:mod:`.protocol`).
 from __future__ import annotations
 
 import enum
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ __all__ = [
     "Side",
     "ffi",
     "forget_thread_scratch",
+    "joined",
     "lib",
     "new_scratch",
     "read_records",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 UNLIMITED = 2**64 - 1
+# Bytes from which on it matters that a message is not there twice.
+_LARGE = 2**20
 
 
 class Side(enum.IntEnum):
@@ -214,6 +218,30 @@ def thread_scratch() -> Any:
 def forget_thread_scratch() -> None:
     """After fork: the child must not repeat its parent's masking keys (RFC 6455 10.3)."""
     thread_local.__dict__.clear()
+
+
+def joined(parts: list[bytes]) -> bytes:
+    """The same bytes in one object; ``parts`` is empty afterwards.
+
+    A large message is never there twice: each part is let go as soon as it has been copied.
+    """
+    size = sum(map(len, parts))
+    if size < _LARGE or sys.implementation.name != "cpython":
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return whole
+    # Nobody else has seen this object, it is not one of the shared ones (none or one byte), and
+    # its hash was not asked for: nothing can tell that it changes. Fresh zeros of this size
+    # take no memory before they are written to.
+    whole = bytes(size)
+    target = ffi.from_buffer(whole)
+    parts.reverse()
+    position = 0
+    while parts:
+        part = parts.pop()
+        ffi.memmove(target + position, part, len(part))
+        position += len(part)
+    return whole
 
 
 def read_records(scratch: Any) -> Iterator[Record]:

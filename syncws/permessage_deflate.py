@@ -22,7 +22,7 @@ from .extensions import (
     ServerExtensionFactory,
     Unit,
 )
-from .frames import UNLIMITED
+from .frames import UNLIMITED, joined
 
 __all__ = [
     "ClientPerMessageDeflateFactory",
@@ -163,12 +163,16 @@ class PerMessageDeflate(Extension):
     def decode(self, fragment: Fragment, max_size: int | None) -> Fragment:
         """See :meth:`Extension.decode`."""
         compressed = bytes(fragment.data)
-        data = self._inflater.piece(
-            compressed, fragment.last, _LARGEST if max_size is None else max_size
-        )
-        self._received += len(data)
-        self._received_compressed += len(compressed)
+        limit = _LARGEST if max_size is None else max_size
+        data = joined(self.decode_parts(compressed, fragment.last, limit))
         return fragment._replace(data=data, rsv=fragment.rsv & ~_RSV1)
+
+    def decode_parts(self, data: bytes, last: bool, max_size: int) -> list[bytes]:
+        """Decodes a part of a message into bytes that need not be put together."""
+        parts = self._inflater.parts(data, last, min(max_size, _LARGEST))
+        self._received += sum(map(len, parts))
+        self._received_compressed += len(data)
+        return parts
 
     def decode_messages(self, messages: Sequence[bytes], max_size: int) -> list[bytes]:
         """Decodes the first of several whole messages; perhaps none of them."""
