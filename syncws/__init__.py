@@ -40,6 +40,7 @@ from .exceptions import (
 from .extensions import (
     ClientExtensionFactory,
     Extension,
+    ExtensionParameters,
     Fragment,
     ServerExtensionFactory,
     Unit,
@@ -72,6 +73,7 @@ __all__ = [
     "ConnectionClosedOK",
     "DecompressionError",
     "Extension",
+    "ExtensionParameters",
     "ForkedConnectionError",
     "Fragment",
     "Headers",

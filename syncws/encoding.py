@@ -132,7 +132,9 @@ class EncodingChannel(OutputChannel):
             yield from self._encode(chain, _in_pieces(opcode, data, compress))
             return
         self._begin(chain)
-        begin, payload = chain.encode_message(opcode, data, compress)
+        first_byte, payload = chain.encode_message(opcode, data, compress)
+        # Which of the frames has FIN is not known yet.
+        begin = first_byte & 0x7F
         yield from split_frame(begin, payload, True, limit(self.options.max_frame_size))
         self._unsent = False
 

@@ -29,6 +29,7 @@ __all__ = [
     "SendControl",
     "ServerExtensionFactory",
     "Unit",
+    "WholeMessageExtension",
     "check_compatible",
     "encoded_limit",
 ]
@@ -157,6 +158,22 @@ class Extension:
         return {}
 
 
+class WholeMessageExtension(Extension):
+    """One that need not see every outgoing message, and has a shorter way for whole ones.
+
+    Attributes:
+        threshold: Bytes from which on a message is encoded, if the caller has no wish.
+        encode_message: Encodes a whole message: its RSV bits and its payload.
+        decode_messages: Decodes the first of several whole messages; perhaps none of them.
+        decode_parts: Decodes a part of a message into bytes that are not put together.
+    """
+
+    threshold: int
+    encode_message: Callable[[bytes, bool | None], tuple[int, bytes]]
+    decode_messages: Callable[[Sequence[bytes], int], list[bytes]]
+    decode_parts: Callable[[bytes, bool, int], list[bytes]]
+
+
 class ClientExtensionFactory:
     """An extension that a client offers. Subclass it.
 
@@ -248,10 +265,12 @@ def encoded_limit(max_size: int | None) -> int:
 class _Stage:
     """One extension in one direction: its turn in a message, and what it waits for."""
 
-    __slots__ = ("active", "extension", "limit", "parts", "produced", "waiting")
+    __slots__ = ("active", "extension", "limit", "parts", "produced", "room", "waiting")
 
-    def __init__(self, extension: Extension, limit: int) -> None:
+    def __init__(self, extension: Extension, room: int, limit: int) -> None:
         self.extension = extension
+        # Bytes of an unfinished unit, and of what the extension makes of a message.
+        self.room = room
         self.limit = limit
         # Of the current message: whether it is for this extension, and bytes it made of it.
         self.active = False
@@ -269,8 +288,8 @@ class _Stage:
         if complete and not self.parts:
             return fragment
         self.waiting += len(fragment.data)
-        if self.waiting > self.limit:
-            raise _too_big()
+        if self.waiting > self.room:
+            raise PayloadTooBig("a message exceeds max_size")
         # A copy: what it points to is valid during this call only.
         self.parts.append(fragment if complete else fragment._replace(data=bytes(fragment.data)))
         if not complete:
@@ -284,10 +303,6 @@ class _Stage:
         self.active = False
         self.parts = []
         self.waiting = 0
-
-
-def _too_big() -> PayloadTooBig:
-    return PayloadTooBig("a message exceeds max_size")
 
 
 class ExtensionChain:
@@ -317,18 +332,17 @@ class ExtensionChain:
         self.sees_all = any(not each.rsv and not each.opcodes for each in self.extensions)
         self._max_size = UNLIMITED if max_size is None else max_size
         limit = encoded_limit(max_size)
-        self._encoders = [_Stage(each, UNLIMITED) for each in self.extensions]
-        self._decoders = [_Stage(each, limit) for each in reversed(self.extensions)]
+        self._encoders = [_Stage(each, UNLIMITED, UNLIMITED) for each in self.extensions]
+        self._decoders = [_Stage(each, limit, limit) for each in reversed(self.extensions)]
+        # What the last one gets is still encoded; what it gives is not.
         self._decoders[-1].limit = self._max_size
         # Of the incoming message: the check of its text so far.
         self._utf8 = _BOUNDARY
         self._ended = False
         # Of the one extension that there is, as a rule: it may know a shorter way.
         only = self.extensions[0] if len(self.extensions) == 1 else None
-        self.smallest: int = getattr(only, "threshold", 0)
-        self._encode_message = getattr(only, "encode_message", None)
-        self._decode_messages = getattr(only, "decode_messages", None)
-        self._decode_parts = getattr(only, "decode_parts", None)
+        self._short = only if isinstance(only, WholeMessageExtension) else None
+        self.smallest = 0 if self._short is None else self._short.threshold
 
     def configure(self, decoder: Any) -> None:
         """Tells a C decoder what may come."""
@@ -356,7 +370,7 @@ class ExtensionChain:
             size: Its bytes, if they are known.
             compress: See :class:`Fragment`.
         """
-        if self._encode_message is None:
+        if self._short is None:
             return False
         if compress is None:
             return size is not None and size < self.smallest
@@ -366,8 +380,8 @@ class ExtensionChain:
         self, opcode: int, data: bytes, compress: bool | None
     ) -> tuple[int, bytes | memoryview]:
         """Encodes a whole message: the first byte of its frame, and its payload."""
-        if self._encode_message is not None:
-            rsv, data = self._encode_message(data, compress)
+        if self._short is not None:
+            rsv, data = self._short.encode_message(data, compress)
             return 0x80 | rsv << 4 | opcode, data
         fragment = self.encode(Fragment(opcode, data, compress=compress))
         if fragment is None:
@@ -420,7 +434,7 @@ class ExtensionChain:
         fragment = stage.extension.decode(unit, None if stage.limit == UNLIMITED else room)
         stage.produced += len(fragment.data)
         if stage.produced > stage.limit:
-            raise _too_big()
+            raise PayloadTooBig("a message exceeds max_size")
         return fragment
 
     def _checked(self, fragment: Fragment) -> Fragment:
@@ -445,14 +459,15 @@ class ExtensionChain:
         Raises:
             ProtocolError: As :meth:`decode`.
         """
-        if self._decode_parts is None:
+        short = self._short
+        if short is None:
             fragment = self.decode(record)
             return None if fragment is None else (fragment, [bytes(fragment.data)])
         stage = self._decoders[0]
         if record.first:
             self._utf8 = _BOUNDARY
             stage.produced = 0
-        parts = self._decode_parts(record.data, record.last, stage.limit - stage.produced)
+        parts = short.decode_parts(record.data, record.last, stage.limit - stage.produced)
         stage.produced += sum(map(len, parts))
         fragment = Fragment(record.opcode, b"", record.first, record.last)
         self._check_text(fragment, *parts)
@@ -468,8 +483,9 @@ class ExtensionChain:
         """
         messages: list[str | bytes] = []
         try:
-            if self._decode_messages is not None:
-                done = self._decode_messages([record.data for record in records], self._max_size)
+            if self._short is not None:
+                encoded = [record.data for record in records]
+                done = self._short.decode_messages(encoded, self._max_size)
                 for record, data in zip(records, done, strict=False):
                     messages.append(data.decode() if record.opcode == Opcode.TEXT else data)
                 if messages:

@@ -21,6 +21,7 @@ from .extensions import (
     Fragment,
     ServerExtensionFactory,
     Unit,
+    WholeMessageExtension,
 )
 from .frames import UNLIMITED, joined
 
@@ -87,7 +88,7 @@ def _parse(params: ExtensionParameters, bare: str) -> dict[str, int]:
     return parsed
 
 
-class PerMessageDeflate(Extension):
+class PerMessageDeflate(WholeMessageExtension):
     """The codec of one connection.
 
     Args:
@@ -149,7 +150,7 @@ class PerMessageDeflate(Extension):
         return size >= self.threshold
 
     def encode_message(self, data: bytes, compress: bool | None) -> tuple[int, bytes]:
-        """Encodes a whole message: its RSV bits and its payload."""
+        """See :class:`WholeMessageExtension`."""
         deflater = self._deflater
         if compress is None:
             compress = self._pays(len(data))
@@ -175,7 +176,7 @@ class PerMessageDeflate(Extension):
         return parts
 
     def decode_messages(self, messages: Sequence[bytes], max_size: int) -> list[bytes]:
-        """Decodes the first of several whole messages; perhaps none of them."""
+        """See :class:`WholeMessageExtension`."""
         done = self._inflater.messages(messages, min(max_size, _LARGEST))
         self._received += sum(map(len, done))
         self._received_compressed += sum(map(len, messages[: len(done)]))

@@ -1,0 +1,100 @@
+"""Messages through extensions whose size matters: of frames, of the limit, of what is skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import syncws
+
+PATIENCE = 20.0
+
+
+class Padding(syncws.Extension):
+    """Makes every message four bytes longer. Its other attributes are nobody else's business."""
+
+    name = "padding"
+    threshold = 1000
+
+    def encode(self, fragment: syncws.Fragment) -> syncws.Fragment:
+        return fragment._replace(data=bytes(fragment.data) + b"----")
+
+    def decode(self, fragment: syncws.Fragment, max_size: int | None) -> syncws.Fragment:
+        assert fragment.data[-4:] == b"----"
+        return fragment._replace(data=fragment.data[:-4])
+
+    def encode_message(self) -> None:
+        raise AssertionError("this is not for the library")
+
+    decode_messages = encode_message
+
+
+class ClientPadding(syncws.ClientExtensionFactory):
+    name = "padding"
+
+    def get_request_params(self) -> syncws.ExtensionParameters:
+        return []
+
+    def process_response_params(self, *_: Any) -> Padding:
+        return Padding()
+
+
+class ServerPadding(syncws.ServerExtensionFactory):
+    name = "padding"
+
+    def process_request_params(self, *_: Any) -> tuple[syncws.ExtensionParameters, Padding]:
+        return [], Padding()
+
+
+def echo(ws: syncws.Connection) -> None:
+    for message in ws:
+        ws.send(message, compress=True)
+
+
+@contextlib.contextmanager
+def padded(**options: Any) -> Iterator[syncws.Connection]:
+    with (
+        syncws.serve(
+            echo, "localhost", 0, extensions=[ServerPadding()], compression=None, **options
+        ) as server,
+        syncws.connect(server.url, extensions=[ClientPadding()], compression=None, **options) as ws,
+    ):
+        yield ws
+
+
+@pytest.mark.parametrize("size", [996, 997, 1000, 1001, 3000, 50_000])
+def test_encoded_message_is_cut_into_frames(size: int) -> None:
+    """Only the last of its frames ends it."""
+    message = random.Random(size).randbytes(size)
+    with padded(max_frame_size=1000) as ws:
+        ws.send(message)
+        assert ws.recv(timeout=PATIENCE) == message
+    with (
+        syncws.serve(echo, "localhost", 0, max_frame_size=1000) as server,
+        syncws.connect(server.url, max_frame_size=1000) as ws,
+    ):
+        ws.send(message, compress=True)
+        assert ws.recv(timeout=PATIENCE) == message
+
+
+def test_what_an_extension_adds_does_not_count_to_max_size() -> None:
+    with padded(max_size=1000) as ws:
+        for message in (bytes(1000), [bytes(600), bytes(400)]):
+            ws.send(message)
+            assert ws.recv(timeout=PATIENCE) == bytes(1000)
+        ws.send([bytes(600), bytes(401)])
+        with pytest.raises(syncws.ConnectionClosedError) as caught:
+            ws.recv(timeout=PATIENCE)
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1009
+
+
+def test_attributes_of_an_extension_have_no_meaning_of_their_own() -> None:
+    """A threshold is the extension's affair: it sees short messages all the same."""
+    with padded() as ws:
+        for message in ("", "short", "x" * 2000):
+            ws.send(message)
+            assert ws.recv(timeout=PATIENCE) == message
