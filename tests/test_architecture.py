@@ -19,14 +19,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "syncws"
 LONGEST = 500
 # A run-time dependency beside the standard library has to be written down here first.
-# python_socks, trustme and werkzeug are extras.
+# python_socks, trustme, werkzeug and zlib_ng are extras.
 THIRD_PARTY = {
     "certifi": {"tls"},
     "cffi": {"frames"},
     "python_socks": {"socks"},
     "trustme": {"cli", "demo"},
     "werkzeug": {"routing"},
+    "zlib_ng": {"deflate"},
 }
+# What imports by a name in a string.
+BY_NAME = {"importlib.import_module", "_optional_module"}
 # Both are lists of names or of one call, with nothing to test by themselves.
 WITHOUT_TESTS = {"__init__", "__main__", "version"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
@@ -67,7 +70,10 @@ def running_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(module: str) -> Iterator[tuple[str, bool]]:
-    """Name and whether it is of this package, for each import, also those within functions."""
+    """Name and whether it is of this package, for each import, also those within functions.
+
+    So is each call of a function that imports by name.
+    """
     tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
     for node in running_nodes(tree):
         if isinstance(node, ast.Import):
@@ -84,6 +90,10 @@ def imports(module: str) -> Iterator[tuple[str, bool]]:
             path = path if node.level else path.partition(".")[2]
             for name in [path.split(".")[0]] if path else names:
                 yield name, True
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in BY_NAME:
+            # The name stands there as it is, or the function is one of BY_NAME itself.
+            if isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value).split(".")[0], False
 
 
 def own_imports(module: str) -> set[str]:
