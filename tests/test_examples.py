@@ -51,11 +51,13 @@ def server(name: str) -> Iterator[str]:
 def test_all_examples_are_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "chat_server.py",
+        "checksum_extension.py",
         "echo_server.py",
         "full_duplex.py",
         "hello_client.py",
         "routed_server.py",
         "tls_echo.py",
+        "zstd_extension.py",
     }
 
 
@@ -110,3 +112,18 @@ def test_tls_echo() -> None:
 
 def test_full_duplex() -> None:
     assert output_of("full_duplex.py") == "200 messages went out and came back in order\n"
+
+
+def test_checksum_extension() -> None:
+    """More of it in test_extension_examples.py."""
+    assert output_of("checksum_extension.py") == (
+        "agreed on: permessage-checksum, permessage-deflate\n{'appended': 3, 'verified': 3}\n"
+    )
+
+
+def test_zstd_extension() -> None:
+    output = output_of("zstd_extension.py")
+    agreed, sizes = output.splitlines()
+    assert agreed == "agreed on: permessage-zstd; max_window_log=17"
+    before, after = (int(word) for word in sizes.split() if word.isdigit())
+    assert before == 8890 and after < 2000
