@@ -14,7 +14,8 @@ import weakref
 
 from .ending import TURN, EndingChannel
 from .exceptions import ConcurrencyError
-from .extensions import ExtensionChain, SendControl
+from .extension_chain import ExtensionChain
+from .extensions import SendControl
 from .frames import Close, CloseCode, Opcode, Record, Side, lib, thread_scratch
 from .options import Options
 from .output import adopt_main_thread

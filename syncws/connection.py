@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from .channel import Channel
 from .exceptions import ConnectionClosedOK
-from .extensions import Extension, ExtensionChain
+from .extension_chain import ExtensionChain
+from .extensions import Extension
 from .frames import (
     UNLIMITED,
     Close,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .exceptions import ProtocolError
-from .extensions import ExtensionChain, Fragment
+from .extension_chain import ExtensionChain
+from .extensions import Fragment
 from .frames import CloseCode, Opcode, Record, joined, lib
 
 __all__ = ["RecordDecoder"]

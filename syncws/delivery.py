@@ -17,7 +17,7 @@ from typing import Any
 
 from .decoding import RecordDecoder
 from .encoding import EncodingChannel
-from .extensions import ExtensionChain
+from .extension_chain import ExtensionChain
 from .frames import Opcode, Record, Side, failure_error, lib, limit, read_records
 from .options import Options
 from .reader import Reader

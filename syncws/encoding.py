@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .exceptions import ConcurrencyError
-from .extensions import ExtensionChain, Fragment
+from .extension_chain import ExtensionChain
+from .extensions import Fragment
 from .frames import CloseCode, Opcode, Side, lib, limit, thread_scratch
 from .messages import split_frame
 from .options import Options, check_flag

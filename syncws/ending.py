@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 
 from .exceptions import ProtocolError
-from .extensions import ExtensionChain
+from .extension_chain import ExtensionChain
 from .frames import Close, Side, ffi, lib, thread_scratch
 from .input import DELIVERED, OWNED, PARKED, free_scratch
 from .options import Options

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from .decoding import RecordDecoder
 from .exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, ProtocolError
-from .extensions import Extension, ExtensionChain, Fragment
+from .extension_chain import ExtensionChain
+from .extensions import Extension, Fragment
 from .frames import Close, CloseCode, FrameDecoder, FrameEncoder, Opcode, Record, Side, lib
 
 __all__ = ["ClosingHandshake", "Event", "Failed", "Ping", "Pong", "Protocol", "State"]

@@ -1,0 +1,293 @@
+"""The extensions of one connection, at work together.
+
+What belongs here: the order in which they encode and decode, how much of a message each gets at
+a time, limits, and the check of what comes out. What does not: what an extension is
+(:mod:`.extensions`), records and frames (:mod:`.decoding`, :mod:`.encoding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .exceptions import InvalidText, PayloadTooBig, ProtocolError
+from .extensions import Extension, Fragment, SendControl, Unit, WholeMessageExtension
+from .frames import UNLIMITED, Opcode, Record, lib
+
+__all__ = ["ExtensionChain", "encoded_limit"]
+
+_MESSAGES = (Opcode.TEXT, Opcode.BINARY)
+_BOUNDARY = lib.SYNCWS_UTF8_BOUNDARY
+_INVALID = lib.SYNCWS_UTF8_INVALID
+
+
+def encoded_limit(max_size: int | None) -> int:
+    """Bytes that an encoded message may have whose content has ``max_size`` at most.
+
+    Data that cannot be compressed grows a little; the decoder in C leaves the same room.
+    """
+    return UNLIMITED if max_size is None else max_size + max_size // 64 + 1024
+
+
+class _Stage:
+    """One extension in one direction: its turn in a message, and what it waits for."""
+
+    __slots__ = ("active", "extension", "limit", "parts", "produced", "room", "waiting")
+
+    def __init__(self, extension: Extension, room: int, limit: int) -> None:
+        self.extension = extension
+        # Bytes of an unfinished unit, and of what the extension makes of a message.
+        self.room = room
+        self.limit = limit
+        # Of the current message: whether it is for this extension, and bytes it made of it.
+        self.active = False
+        self.produced = 0
+        # Fragments of an unfinished unit, and their bytes.
+        self.parts: list[Fragment] = []
+        self.waiting = 0
+
+    def gather(self, fragment: Fragment) -> Fragment | None:
+        """The unit that ``fragment`` completes, ``None`` if it completes none."""
+        unit = self.extension.unit
+        complete = fragment.last or unit is Unit.PIECE
+        if not complete and unit is Unit.FRAME:
+            complete = fragment.frame_end
+        if complete and not self.parts:
+            return fragment
+        self.waiting += len(fragment.data)
+        if self.waiting > self.room:
+            raise PayloadTooBig("a message exceeds max_size")
+        # A copy: what it points to is valid during this call only.
+        self.parts.append(fragment if complete else fragment._replace(data=bytes(fragment.data)))
+        if not complete:
+            return None
+        parts, self.parts, self.waiting = self.parts, [], 0
+        return fragment._replace(
+            data=b"".join(part.data for part in parts), first=parts[0].first, rsv=parts[0].rsv
+        )
+
+    def reset(self) -> None:
+        self.active = False
+        self.parts = []
+        self.waiting = 0
+
+
+class ExtensionChain:
+    """The extensions of one connection, in the order agreed on.
+
+    Not thread-safe, but encoding and decoding may run at the same time.
+
+    Args:
+        extensions: As negotiated.
+        max_size: Bytes of an incoming message when it is decoded; ``None`` for no limit.
+
+    Attributes:
+        extensions: The same.
+        rsv: RSV bits that incoming messages may have.
+        opcodes: Reserved opcodes that may come.
+        sees_all: Some extension wants every incoming message.
+        smallest: Bytes from which on outgoing messages have to be encoded.
+    """
+
+    def __init__(self, extensions: Sequence[Extension], max_size: int | None) -> None:
+        self.extensions = tuple(extensions)
+        self.rsv = 0
+        self.opcodes: frozenset[int] = frozenset()
+        for extension in self.extensions:
+            self.rsv |= extension.rsv
+            self.opcodes |= extension.opcodes
+        self.sees_all = any(not each.rsv and not each.opcodes for each in self.extensions)
+        self._max_size = UNLIMITED if max_size is None else max_size
+        limit = encoded_limit(max_size)
+        self._encoders = [_Stage(each, UNLIMITED, UNLIMITED) for each in self.extensions]
+        self._decoders = [_Stage(each, limit, limit) for each in reversed(self.extensions)]
+        # What the last one gets is still encoded; what it gives is not.
+        self._decoders[-1].limit = self._max_size
+        # Of the incoming message: the check of its text so far.
+        self._utf8 = _BOUNDARY
+        self._ended = False
+        # Of the one extension that there is, as a rule: it may know a shorter way.
+        only = self.extensions[0] if len(self.extensions) == 1 else None
+        self._short = only if isinstance(only, WholeMessageExtension) else None
+        self.smallest = 0 if self._short is None else self._short.threshold
+
+    def configure(self, decoder: Any) -> None:
+        """Tells a C decoder what may come."""
+        decoder.allowed_rsv = self.rsv
+        decoder.allowed_opcodes = sum(1 << opcode for opcode in self.opcodes)
+        decoder.all_pieces = self.sees_all
+
+    # -- outgoing -----------------------------------------------------------------
+
+    def encode(self, fragment: Fragment) -> Fragment | None:
+        """Encodes a part of a message; ``None`` if there is nothing to send yet."""
+        for stage in self._encoders:
+            unit = stage.gather(fragment)
+            if unit is None:
+                return None
+            fragment = stage.extension.encode(unit)
+            if fragment.rsv & ~(unit.rsv | stage.extension.rsv):
+                raise RuntimeError(f"extension {stage.extension.name} set an RSV bit not its own")
+        return fragment
+
+    def skips(self, size: int | None, compress: bool | None) -> bool:
+        """Whether an outgoing message need not be encoded at all.
+
+        Args:
+            size: Its bytes, if they are known.
+            compress: See :class:`Fragment`.
+        """
+        if self._short is None:
+            return False
+        if compress is None:
+            return size is not None and size < self.smallest
+        return not compress
+
+    def encode_message(
+        self, opcode: int, data: bytes, compress: bool | None
+    ) -> tuple[int, bytes | memoryview]:
+        """Encodes a whole message: the first byte of its frame, and its payload."""
+        if self._short is not None:
+            rsv, data = self._short.encode_message(data, compress)
+            return 0x80 | rsv << 4 | opcode, data
+        fragment = self.encode(Fragment(opcode, data, compress=compress))
+        if fragment is None:
+            raise RuntimeError("an extension gave nothing for the end of a message")
+        return 0x80 | fragment.rsv << 4 | fragment.opcode, fragment.data
+
+    def forget_message(self) -> bool:
+        """See :meth:`Extension.forget_message`."""
+        for stage in self._encoders:
+            stage.reset()
+        # All of them are told, whatever the first ones say.
+        answers = [extension.forget_message() for extension in self.extensions]
+        return all(answers)
+
+    # -- incoming -----------------------------------------------------------------
+
+    def decode(self, record: Record) -> Fragment | None:
+        """Decodes a part of a message; ``None`` if an extension waits for more.
+
+        Raises:
+            ProtocolError: The peer's fault; the connection is to be failed.
+        """
+        if record.first:
+            self._utf8 = _BOUNDARY
+        fragment: Fragment | None = Fragment(
+            record.opcode, record.data, record.first, record.last, record.rsv, record.frame_end
+        )
+        for stage in self._decoders:
+            assert fragment is not None
+            if fragment.first:
+                extension = stage.extension
+                stage.produced = 0
+                stage.active = (
+                    not (extension.rsv or extension.opcodes)
+                    or bool(fragment.rsv & extension.rsv)
+                    or fragment.opcode in extension.opcodes
+                )
+            if stage.active:
+                fragment = self._decode_at(stage, fragment)
+                if fragment is None:
+                    return None
+        assert fragment is not None
+        return self._checked(fragment)
+
+    def _decode_at(self, stage: _Stage, fragment: Fragment) -> Fragment | None:
+        unit = stage.gather(fragment)
+        if unit is None:
+            return None
+        room = stage.limit - stage.produced
+        fragment = stage.extension.decode(unit, None if stage.limit == UNLIMITED else room)
+        stage.produced += len(fragment.data)
+        if stage.produced > stage.limit:
+            raise PayloadTooBig("a message exceeds max_size")
+        return fragment
+
+    def _checked(self, fragment: Fragment) -> Fragment:
+        if fragment.rsv or fragment.opcode not in _MESSAGES:
+            raise ProtocolError("a reserved bit or opcode is left that no extension has decoded")
+        self._check_text(fragment, bytes(fragment.data))
+        return fragment
+
+    def _check_text(self, fragment: Fragment, *parts: bytes) -> None:
+        if fragment.opcode == Opcode.TEXT:
+            for data in parts:
+                self._utf8 = lib.syncws_utf8(self._utf8, data, len(data))
+            if self._utf8 == _INVALID or (fragment.last and self._utf8 != _BOUNDARY):
+                raise InvalidText("a text message is not UTF-8")
+
+    def decode_parts(self, record: Record) -> tuple[Fragment, list[bytes]] | None:
+        """Decodes a part of a message, with its bytes in as many objects as they came in.
+
+        Returns:
+            What it is, and its bytes; ``None`` if an extension waits for more.
+
+        Raises:
+            ProtocolError: As :meth:`decode`.
+        """
+        short = self._short
+        if short is None:
+            fragment = self.decode(record)
+            return None if fragment is None else (fragment, [bytes(fragment.data)])
+        stage = self._decoders[0]
+        if record.first:
+            self._utf8 = _BOUNDARY
+            stage.produced = 0
+        parts = short.decode_parts(record.data, record.last, stage.limit - stage.produced)
+        stage.produced += sum(map(len, parts))
+        fragment = Fragment(record.opcode, b"", record.first, record.last)
+        self._check_text(fragment, *parts)
+        return fragment, parts
+
+    def decode_messages(
+        self, records: Sequence[Record]
+    ) -> tuple[list[str | bytes], BaseException | None]:
+        """Decodes whole messages, one after the other: all, or the first of them.
+
+        Returns:
+            Those decoded, and why the next one cannot be, if it cannot.
+        """
+        messages: list[str | bytes] = []
+        try:
+            if self._short is not None:
+                encoded = [record.data for record in records]
+                done = self._short.decode_messages(encoded, self._max_size)
+                for record, data in zip(records, done, strict=False):
+                    messages.append(data.decode() if record.opcode == Opcode.TEXT else data)
+                if messages:
+                    return messages, None
+            for record in records:
+                fragment = self.decode(record)
+                assert fragment is not None
+                data = bytes(fragment.data)
+                messages.append(data.decode() if fragment.opcode == Opcode.TEXT else data)
+        except UnicodeDecodeError:
+            return messages, InvalidText("a text message is not UTF-8")
+        except Exception as error:
+            return messages, error
+        return messages, None
+
+    def receive_control(self, opcode: int, data: bytes) -> None:
+        """Hands a control frame to the extension that owns its opcode."""
+        for extension in self.extensions:
+            if opcode in extension.opcodes:
+                extension.receive_control(opcode, data)
+
+    # -- the connection -----------------------------------------------------------
+
+    def attach(self, send_control: SendControl) -> None:
+        """See :meth:`Extension.attach`."""
+        for extension in self.extensions:
+            extension.attach(send_control)
+
+    def connection_ended(self) -> None:
+        """See :meth:`Extension.connection_ended`; does nothing when called again."""
+        if not self._ended:
+            self._ended = True
+            for extension in self.extensions:
+                extension.connection_ended()
+
+    def statistics(self) -> dict[str, Mapping[str, Any]]:
+        """The figures of each extension, by its name."""
+        return {extension.name: extension.statistics() for extension in self.extensions}
