@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import syncws
+from syncws import deflate
 
 PATIENCE = 20.0
 
@@ -98,3 +100,22 @@ def test_attributes_of_an_extension_have_no_meaning_of_their_own() -> None:
         for message in ("", "short", "x" * 2000):
             ws.send(message)
             assert ws.recv(timeout=PATIENCE) == message
+
+
+def test_few_compressors_are_kept_however_many_were_at_work() -> None:
+    """Without context takeover they belong to no connection and to no thread."""
+    compression = deflate.Compression(window_bits=15, level=2, memory_level=8, strategy=0)
+    engine = deflate.stdlib_engine()
+    deflaters = [deflate.Deflater(engine, compression, takeover=False) for _ in range(20)]
+    for deflater in deflaters:
+        deflater.piece(b"the first half ", last=False, flush=False)
+    compressed = {deflater.piece(b"and the second", True, True) for deflater in deflaters}
+    assert len(compressed) == 1
+    spare = deflate._spare[(engine.module, compression)]
+    assert len(spare) == deflate._SPARES < len(deflaters)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(deflaters[0].message, b"the first half and the second").result(PATIENCE)
+    assert len(spare) == deflate._SPARES
+    inflater = deflate.Inflater(engine, 15, takeover=False)
+    for message in (again, *compressed):
+        assert inflater.message(message, 100) == b"the first half and the second"
