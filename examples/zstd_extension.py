@@ -70,14 +70,16 @@ class Zstd(syncws.Extension):
             self._compressing = self._wanted(fragment)
         if not self._compressing:
             return fragment
-        if self._compressor is None:
-            self._compressor = zstd.ZstdCompressor(options=self._compression)
-        data = self._compressor.compress(fragment.data)
+        # The connection may end meanwhile, in another thread.
+        compressor = self._compressor
+        if compressor is None:
+            compressor = self._compressor = zstd.ZstdCompressor(options=self._compression)
+        data = compressor.compress(fragment.data)
         if fragment.last:
-            data += self._compressor.flush(zstd.ZstdCompressor.FLUSH_FRAME)
+            data += compressor.flush(zstd.ZstdCompressor.FLUSH_FRAME)
         elif fragment.frame_end:
             # The next one may come much later, and the peer may want what there is.
-            data += self._compressor.flush(zstd.ZstdCompressor.FLUSH_BLOCK)
+            data += compressor.flush(zstd.ZstdCompressor.FLUSH_BLOCK)
         self._counts["sent"] += len(fragment.data)
         self._counts["sent_compressed"] += len(data)
         return fragment._replace(data=data, rsv=fragment.rsv | RSV2 if fragment.first else 0)

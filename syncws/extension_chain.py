@@ -7,6 +7,7 @@ a time, limits, and the check of what comes out. What does not: what an extensio
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -286,7 +287,8 @@ class ExtensionChain:
         if not self._ended:
             self._ended = True
             for extension in self.extensions:
-                extension.connection_ended()
+                with contextlib.suppress(Exception):  # there is nobody to tell
+                    extension.connection_ended()
 
     def statistics(self) -> dict[str, Mapping[str, Any]]:
         """The figures of each extension, by its name."""

@@ -144,7 +144,7 @@ class Extension:
         """A control frame with one of :attr:`opcodes` has come; runs like ``decode``."""
 
     def connection_ended(self) -> None:
-        """The connection has ended; nothing is encoded or decoded any more. Called once."""
+        """The connection has ended, perhaps beside ``encode``. What it raises is ignored."""
 
     def statistics(self) -> Mapping[str, Any]:
         """Figures for ``Connection.stats``; may be called by any thread at any time."""

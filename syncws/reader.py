@@ -2,7 +2,7 @@
 
 What belongs here: one selector loop per :class:`Reader` and what other threads may ask
 of it. What does not: reading or writing a connection (:mod:`.channel`), and user code,
-which never runs in this thread, not even a log handler.
+which never runs in this thread, not even a log handler; but see :class:`.extensions.Extension`.
 
 Only the reader thread touches the selector. Interest is one-shot: a descriptor that
 became ready is not watched again until somebody asks, so a thread that takes a

@@ -1,4 +1,8 @@
-"""Messages through extensions whose size matters: of frames, of the limit, of what is skipped."""
+"""What only extensions of one's own show: sizes, attributes, and how they end.
+
+What belongs here: what went wrong when the first ones were written. What does not: those in
+examples/ (``test_extension_examples.py``), and compression.
+"""
 
 from __future__ import annotations
 
@@ -100,6 +104,22 @@ def test_attributes_of_an_extension_have_no_meaning_of_their_own() -> None:
         for message in ("", "short", "x" * 2000):
             ws.send(message)
             assert ws.recv(timeout=PATIENCE) == message
+
+
+def test_extension_that_fails_at_the_end_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[Padding] = []
+
+    def fail(extension: Padding) -> None:
+        ended.append(extension)
+        raise RuntimeError("nobody is there to hear this")
+
+    monkeypatch.setattr(Padding, "connection_ended", fail)
+    with padded() as ws:
+        ws.send("hello")
+        assert ws.recv(timeout=PATIENCE) == "hello"
+        ws.close()
+        assert ws.wait_closed(PATIENCE)
+    assert len(ended) == 2 and ended[0] is not ended[1]
 
 
 def test_few_compressors_are_kept_however_many_were_at_work() -> None:
