@@ -52,7 +52,7 @@ static uint64_t message_limit(const syncws_decoder *decoder, uint8_t first_byte)
         decoder->all_pieces || (opcode == SYNCWS_CONTINUATION
                                     ? decoder->rsv || decoder->opcode > SYNCWS_BINARY
                                     : (first_byte & 0x70) || opcode > SYNCWS_BINARY);
-    const uint64_t room = decoder->max_size / 64 + 1024;
+    const uint64_t room = decoder->max_size / 16 + 1024;
 
     if (!encoded)
         return decoder->max_size;

@@ -90,7 +90,7 @@ class Channel(EndingChannel):
             # The caller closes the socket, and C must not use the number after that.
             lib.syncws_leave(self.c, 0)
             self.abort()
-            reader.detach(self)
+            self.detach()
             raise
 
     def control(self, record: Record) -> None:

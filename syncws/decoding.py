@@ -47,11 +47,20 @@ class _Message:
         if data:
             self._parts.append(data)
 
+    def copy(self) -> bytes:
+        """All of it."""
+        return b"".join((*self._parts, self._small))
+
     def take(self) -> bytes:
         """All of it, once."""
         if self._small:
             self._parts.append(bytes(self._small))
         return joined(self._parts)
+
+
+def _piece(opcode: int, data: bytes) -> Record:
+    """The beginning of a message that goes on."""
+    return Record(_PIECE, opcode, data, True, False)
 
 
 class RecordDecoder:
@@ -62,16 +71,18 @@ class RecordDecoder:
 
     Attributes:
         error: Why decoding has ended, if it has; nothing that comes later counts.
+        gathered: The beginning of a message that is not wanted in pieces.
         busy: Extensions have begun with the records; set to False by the caller as soon as
             the result is where it belongs. A call that finds it True follows one that was
             interrupted: what extensions have taken cannot be given to them again.
     """
 
-    __slots__ = ("_chain", "_gathered", "busy", "error")
+    __slots__ = ("_chain", "_opcode", "busy", "error", "gathered")
 
     def __init__(self, chain: ExtensionChain) -> None:
         self._chain = chain
-        self._gathered: _Message | None = None
+        self.gathered: _Message | None = None
+        self._opcode = 0  # of that message
         self.busy = False
         self.error: ProtocolError | None = None
 
@@ -145,20 +156,18 @@ class RecordDecoder:
         self, fragment: Fragment, parts: list[bytes], streaming: bool, found: list[Record]
     ) -> None:
         opcode, last = fragment.opcode, fragment.last
-        gathered, self._gathered = self._gathered, None
-        if gathered is None:
-            gathered = _Message()
+        gathered, self.gathered = self.gathered, None
         if streaming:
-            # Some of it may have come before it was asked for in pieces.
-            begun = gathered.take()
-            parts = [part for part in (begun, *parts) if part]
-            if last and not parts:
-                parts = [b""]
-            first = fragment.first or bool(begun)
+            if gathered is not None:
+                # Whoever asked for pieces was interrupted before taking it.
+                found.append(_piece(opcode, gathered.take()))
+            parts = [part for part in parts if part] or ([b""] if last else [])
             for number, part in enumerate(parts, 1):
                 ends = last and number == len(parts)
-                found.append(Record(_PIECE, opcode, part, first and number == 1, ends))
+                found.append(Record(_PIECE, opcode, part, fragment.first and number == 1, ends))
             return
+        if gathered is None:
+            gathered = _Message()
         for part in parts:
             gathered.add(part)
         if last:
@@ -167,7 +176,12 @@ class RecordDecoder:
                 Record(_MESSAGE, opcode, message.decode() if opcode == Opcode.TEXT else message)
             )
         else:
-            self._gathered = gathered
+            self.gathered, self._opcode = gathered, opcode
+
+    def begun(self) -> list[Record]:
+        """What of an unfinished message was decoded, as a piece; it stays here, too."""
+        gathered = self.gathered
+        return [] if gathered is None else [_piece(self._opcode, gathered.copy())]
 
     def _fail(self, error: BaseException) -> None:
         if self.error is not None:
@@ -179,4 +193,4 @@ class RecordDecoder:
             error.__cause__ = cause
         # Without the frames in which it was raised: they hold what was decoded so far.
         self.error = error.with_traceback(None)
-        self._gathered = None
+        self.gathered = None

@@ -99,6 +99,16 @@ def best_engine() -> Engine:
         return _best
 
 
+def _ends(decompressor: Any) -> bool:
+    """Whether a whole message, no more and no less, was decompressed; ends it if so.
+
+    The tail is an empty block at the end of a whole message. In any other place it may be
+    taken for contents: then it brings output.
+    """
+    rest = decompressor.decompress(TAIL + _FINAL, 1)
+    return not rest and decompressor.eof and not decompressor.unused_data
+
+
 class Inflater:
     """Decompresses the messages of one peer. Not thread-safe.
 
@@ -151,10 +161,6 @@ class Inflater:
             PayloadTooBig: The result would be larger.
         """
         self._received += len(data)
-        if last:
-            if not self._received:
-                return []  # not even a block, to which the tail would belong
-            data = b"".join((data, TAIL, _FINAL))
         done: list[bytes] = []
         room = limit
         position = 0
@@ -169,13 +175,14 @@ class Inflater:
                 if self._decompressor.eof:
                     position -= len(self._decompressor.unused_data)
                     self._end_stream()
-                    if last and position == len(data) - len(TAIL + _FINAL):
-                        break  # the peer's own last block came just before the tail
-            if last and self._decompressor is not None:
+            # Without a single byte there is not even a block, to which the tail would belong; and
+            # the peer's own last block may come just before it.
+            if last and self._decompressor is not None and not _ends(self._decompressor):
                 raise DecompressionError("a compressed message is truncated")
         except self._engine.error as error:
             raise DecompressionError(f"a message cannot be decompressed: {error}") from None
         if last:
+            self._decompressor = None
             self._received = self._streams = 0
             if not self._takeover:
                 self._recent = [b""]

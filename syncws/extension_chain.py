@@ -8,6 +8,7 @@ a time, limits, and the check of what comes out. What does not: what an extensio
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def encoded_limit(max_size: int | None) -> int:
 
     Data that cannot be compressed grows a little; the decoder in C leaves the same room.
     """
-    return UNLIMITED if max_size is None else max_size + max_size // 64 + 1024
+    return UNLIMITED if max_size is None else max_size + max_size // 16 + 1024
 
 
 class _Stage:
@@ -73,6 +74,13 @@ class _Stage:
         self.waiting = 0
 
 
+def _as_text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidText("a text message is not UTF-8") from None
+
+
 class ExtensionChain:
     """The extensions of one connection, in the order agreed on.
 
@@ -106,6 +114,7 @@ class ExtensionChain:
         self._decoders[-1].limit = self._max_size
         # Of the incoming message: the check of its text so far.
         self._utf8 = _BOUNDARY
+        self._lock = threading.Lock()  # guards the next line
         self._ended = False
         # Of the one extension that there is, as a rule: it may know a shorter way.
         only = self.extensions[0] if len(self.extensions) == 1 else None
@@ -255,7 +264,7 @@ class ExtensionChain:
                 encoded = [record.data for record in records]
                 done = self._short.decode_messages(encoded, self._max_size)
                 for record, data in zip(records, done, strict=False):
-                    messages.append(data.decode() if record.opcode == Opcode.TEXT else data)
+                    messages.append(_as_text(data) if record.opcode == Opcode.TEXT else data)
                 if messages:
                     return messages, None
             for record in records:
@@ -263,8 +272,6 @@ class ExtensionChain:
                 assert fragment is not None
                 data = bytes(fragment.data)
                 messages.append(data.decode() if fragment.opcode == Opcode.TEXT else data)
-        except UnicodeDecodeError:
-            return messages, InvalidText("a text message is not UTF-8")
         except Exception as error:
             return messages, error
         return messages, None
@@ -284,11 +291,13 @@ class ExtensionChain:
 
     def connection_ended(self) -> None:
         """See :meth:`Extension.connection_ended`; does nothing when called again."""
-        if not self._ended:
-            self._ended = True
-            for extension in self.extensions:
-                with contextlib.suppress(Exception):  # there is nobody to tell
-                    extension.connection_ended()
+        with self._lock:
+            ended, self._ended = self._ended, True
+        if ended:
+            return
+        for extension in self.extensions:
+            with contextlib.suppress(Exception):  # there is nobody to tell
+                extension.connection_ended()
 
     def statistics(self) -> dict[str, Mapping[str, Any]]:
         """The figures of each extension, by its name."""

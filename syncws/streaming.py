@@ -71,8 +71,14 @@ class StreamingChannel(InputChannel):
                     if code == lib.SYNCWS_OK:
                         stream = self.incoming
                         if stream is None:
+                            undo = self._undo
+                            begun = [] if undo is None else undo.begun()
+                            # No call from here on, so all of it or nothing.
                             stream = self.incoming = fresh
                             self.decoder.streaming = 1
+                            if undo is not None:
+                                fresh.pieces += begun
+                                undo.gathered = None
                         if stream.fate != Stream.DROPPED:
                             stream.fate = Stream.WANTED
                             self.streaming = stream

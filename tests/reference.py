@@ -174,7 +174,7 @@ class ReferenceDecoder:
         if opcode == CONTINUATION:
             opcode, rsv = self.message_opcode, self.message_rsv
         encoded = self.all_pieces or rsv or opcode > BINARY
-        return self.max_size + (self.max_size // 64 + 1024 if encoded else 0)
+        return self.max_size + (self.max_size // 16 + 1024 if encoded else 0)
 
     def begin_frame(self) -> None:
         header = self.header

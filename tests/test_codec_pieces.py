@@ -202,10 +202,10 @@ def test_a3_pieces_obey_the_limits(side: int) -> None:
     part: Event = ("piece", BINARY, 4, b"x" * 60, True, False)
     agree(data, side, expect=[("failure", "FRAME_TOO_BIG")], allowed_rsv=4, max_frame_size=59)
     # 100 and what incompressible data may grow by, beyond which nothing could be right.
-    most = data + encode(CONTINUATION, b"x" * 1065, key=key)
-    whole: Event = ("piece", BINARY, 4, b"x" * 1125, True, True)
+    most = data + encode(CONTINUATION, b"x" * 1070, key=key)
+    whole: Event = ("piece", BINARY, 4, b"x" * 1130, True, True)
     agree(most, side, expect=[whole], allowed_rsv=4, max_size=100)
-    data += encode(CONTINUATION, b"x" * 1066, key=key)
+    data += encode(CONTINUATION, b"x" * 1071, key=key)
     agree(data, side, expect=[part, ("failure", "MESSAGE_TOO_BIG")], allowed_rsv=4, max_size=100)
     short = encode(BINARY, b"x", rsv=4, fin=False, key=key) + encode(CONTINUATION, b"", key=key)
     first: Event = ("piece", BINARY, 4, b"x", True, False)
