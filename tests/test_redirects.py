@@ -251,6 +251,7 @@ def test_f4c_another_origin_learns_nothing(scripted: Serve) -> None:
             "sec-websocket-key",
             "sec-websocket-version",
             "origin",
+            "sec-websocket-extensions",
             "sec-websocket-protocol",
             "user-agent",
         }

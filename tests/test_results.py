@@ -9,7 +9,7 @@ import syncws
 
 def test_statistics() -> None:
     with Pair() as pair:
-        assert pair.connection.stats == syncws.Statistics(0, 0, 0, 0.0)
+        assert pair.connection.stats == syncws.Statistics(0, 0, 0, 0.0, {})
         pair.peer.sendall(frame(1, b"one") + frame(1, b"two"))
         assert eventually(lambda: pair.connection.stats.messages_queued == 2)
         assert pair.connection.stats.bytes_received == 10
