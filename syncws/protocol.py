@@ -105,7 +105,9 @@ class ClosingHandshake:
     ) -> bytes | None:
         """Fails the connection (section 7.1.7); the payload of the close frame to send."""
         if isinstance(error, ProtocolError):
-            code, reason = error.close_code, str(error)
+            code = error.close_code
+            # What went wrong in this program is not the peer's business.
+            reason = "" if code == CloseCode.INTERNAL_ERROR else str(error)
         if self.cause is None:
             self.cause = _untraced(error)
         while len(reason.encode()) > 123:

@@ -106,6 +106,41 @@ def test_attributes_of_an_extension_have_no_meaning_of_their_own() -> None:
             assert ws.recv(timeout=PATIENCE) == message
 
 
+def test_peer_is_not_told_what_went_wrong_in_an_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise LookupError("a detail of this program")
+
+    with padded() as ws:
+        monkeypatch.setattr(Padding, "decode", fail)
+        ws.send("hello")  # the server's fails
+        with pytest.raises(syncws.ConnectionClosedError) as caught:
+            ws.recv(timeout=PATIENCE)
+    assert caught.value.rcvd == syncws.Close(1011, "")
+
+
+def test_exception_of_an_extension_is_the_cause_of_the_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise LookupError("a detail of this program")
+
+    def hello(ws: syncws.Connection) -> None:
+        ws.send("hello")
+        ws.wait_closed(PATIENCE)
+
+    monkeypatch.setattr(Padding, "decode", fail)
+    with (
+        syncws.serve(hello, "localhost", 0, extensions=[ServerPadding()]) as server,
+        syncws.connect(server.url, extensions=[ClientPadding()], compression=None) as ws,
+        pytest.raises(syncws.ConnectionClosedError) as caught,
+    ):
+        ws.recv(timeout=PATIENCE)
+    cause = caught.value.__cause__
+    assert isinstance(cause, syncws.ProtocolError)
+    assert str(cause) == "an extension failed: LookupError: a detail of this program"
+    assert isinstance(cause.__cause__, LookupError)
+
+
 def test_extension_that_fails_at_the_end_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[Padding] = []
 
