@@ -29,6 +29,8 @@ __all__ = ["EncodingChannel", "encoded_frames"]
 # so that no message exists twice.
 _PIECE = 2**20
 _ENOUGH = 65536
+# Seconds that a message which nobody waits for lets another thread encode its own.
+_ENCODING = 0.1
 
 
 def encoded_frames(
@@ -148,6 +150,8 @@ class EncodingChannel(OutputChannel):
 
     def _begin(self, chain: ExtensionChain) -> None:
         """Before encoding; the generators above end it when everything has been sent."""
+        if self.gone:
+            raise self.exception()  # the extensions have been told, or are about to be
         if self._unsent and not chain.forget_message():
             error = ConcurrencyError("an extension cannot go on after a message was not sent")
             self.fail(error, CloseCode.INTERNAL_ERROR, "")
@@ -161,17 +165,23 @@ class EncodingChannel(OutputChannel):
             ConnectionClosed: The connection is closing or closed.
         """
         chain = self.chain
+        if compress is not None:
+            check_flag("compress", compress)
         if chain is None or chain.skips(len(data), compress):
-            return self.posted(
-                lib.syncws_post(self.c, thread_scratch(), first_byte, data, len(data))
-            )
+            result = lib.syncws_post(self.c, thread_scratch(), first_byte, data, len(data))
+            if chain is None or result != lib.SYNCWS_UNFINISHED:
+                return self.posted(result)
         # Not worth encoding what would not be taken.
-        if lib.syncws_output_size(self.c) > self.options.write_limit:
+        waiting = lib.syncws_output_size(self.c)
+        if waiting > self.options.write_limit:
             return self.posted(lib.SYNCWS_FULL)
         if lib.syncws_message_is_mine(self.c):
             return self.posted(lib.SYNCWS_UNFINISHED)
         try:
-            if not self.send_lock.acquire(blocking=False):
+            # A thread that has a message open, has sent nothing of it, and has room to do so, is
+            # encoding it: that ends soon. Every other one may wait for a slow peer.
+            begun = waiting or lib.syncws_message_cut(self.c) != lib.SYNCWS_NOT_CUT
+            if not self.send_lock.acquire(timeout=0 if begun else _ENCODING):
                 return self.posted(lib.SYNCWS_UNFINISHED)
             return self.posted(self._post_encoded(chain, first_byte & 15, data, compress))
         finally:
@@ -188,12 +198,14 @@ class EncodingChannel(OutputChannel):
         result: int = lib.syncws_message_open(self.c)
         if result != lib.SYNCWS_OK:
             return result
-        self._begin(chain)
-        first_byte, payload = chain.encode_message(opcode, data, compress)
-        result = lib.syncws_frame_send(
-            self.c, thread_scratch(), first_byte, payload, len(payload), 1
-        )
-        if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+        encoded = not chain.skips(len(data), compress)
+        first_byte = 0x80 | opcode
+        if encoded:
+            self._begin(chain)
+            first_byte, payload = chain.encode_message(opcode, data, compress)
+            data = bytes(payload)  # whatever bytes-like object an extension gives
+        result = lib.syncws_frame_send(self.c, thread_scratch(), first_byte, data, len(data), 1)
+        if encoded and result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
             self._unsent = False
         return result
 

@@ -340,19 +340,30 @@ class Protocol:
     def _data_frame(self, data: str | bytes, fin: bool, first: bool) -> None:
         self._check_open()
         payload = data.encode() if isinstance(data, str) else data
-        self._in_message = not fin
         if self._chain is not None:
-            part = self._chain.encode(
-                Fragment(self._opcode, payload, first, fin, compress=self._compress)
+            part = self._encode(
+                self._chain, Fragment(self._opcode, payload, first, fin, compress=self._compress)
             )
+            self._in_message = not fin
             if part is None:
                 return  # an extension waits for the rest
             payload = bytes(part.data)
             if part.first:
                 self._begin = part.rsv << 4 | part.opcode
+        self._in_message = not fin
         opcode, rsv = self._begin & 15, self._begin >> 4
         self._output.append(self._encoder.encode(opcode, payload, fin, rsv))
         self._begin = Opcode.CONTINUATION
+
+    def _encode(self, chain: ExtensionChain, fragment: Fragment) -> Fragment | None:
+        try:
+            return chain.encode(fragment)
+        except BaseException as error:
+            if not chain.forget_message() or not fragment.first:
+                # Nothing can follow a message that cannot be finished (section 5.4).
+                self._failed = True
+                self._close_frame(self.closing.fail(error))
+            raise
 
     def send_ping(self, data: bytes = b"") -> None:
         """A ping of at most 125 bytes.
