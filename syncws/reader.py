@@ -35,7 +35,7 @@ WRITE = 2
 # comes back within this time costs no selector call.
 TICK = 0.02
 # Up to this number cancelled timers are not worth a search.
-_FEW_TIMERS = 256
+_FEW_TIMERS = 32
 _FAR_AWAY = 3600.0  # seconds; no wait is longer, whatever the platform's clock allows
 
 
