@@ -362,6 +362,7 @@ class Protocol:
             if not chain.forget_message() or not fragment.first:
                 # Nothing can follow a message that cannot be finished (section 5.4).
                 self._failed = True
+                self._in_message = False
                 self._close_frame(self.closing.fail(error))
             raise
 

@@ -5,9 +5,11 @@ What belongs here: what the tests of several modules share. What does not: expec
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from syncws.deflate import Engine, stdlib_engine
 from syncws.extensions import (
     ClientExtensionFactory,
     Extension,
@@ -106,6 +108,16 @@ class ServerOffer(ServerExtensionFactory):
     ) -> tuple[ExtensionParameters, Extension]:
         self.made.append(Adding(name=self.name, **self.claims))
         return self.answer, self.made[-1]
+
+
+def engines() -> list[Engine]:
+    """Those that are installed."""
+    found = [stdlib_engine()]
+    try:
+        found.append(Engine("zlib-ng", importlib.import_module("zlib_ng.zlib_ng")))
+    except ImportError:  # it is optional
+        pass
+    return found
 
 
 def agreed(

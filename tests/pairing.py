@@ -11,10 +11,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from syncws.connection import Connection
+from syncws.extensions import Extension
 from syncws.frames import Side
 from syncws.headers import Headers
 from syncws.http11 import Request, Response
@@ -47,7 +48,11 @@ def frame(opcode: int, payload: bytes = b"", fin: bool = True) -> bytes:
 
 
 def connection_over(
-    transport: Transport, reader: Reader, side: Side = Side.CLIENT, **options: Any
+    transport: Transport,
+    reader: Reader,
+    side: Side = Side.CLIENT,
+    extensions: Sequence[Extension] = (),
+    **options: Any,
 ) -> Connection:
     """A connection whose opening handshake is imagined."""
     return Connection(
@@ -58,6 +63,7 @@ def connection_over(
         request=Request("/", Headers()),
         response=Response(101, "Switching Protocols", Headers()),
         subprotocol=None,
+        extensions=extensions,
         logger=logging.getLogger("test"),
     )
 
