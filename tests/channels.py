@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +25,8 @@ from syncws import ending as ending_module
 from syncws import input as input_module
 from syncws import streaming as streaming_module
 from syncws.channel import Channel
+from syncws.extension_chain import ExtensionChain
+from syncws.extensions import Extension
 from syncws.frames import Opcode, Side, ffi, lib, thread_scratch
 from syncws.options import Options
 from syncws.reader import Reader
@@ -107,6 +109,7 @@ class Meeting:
         contexts: Those of client and server for TLS.
         early_data: What came behind the opening handshake.
         reader: One with a thread instead of a :class:`SteppedReader`.
+        extensions: Those agreed on.
         small_buffers: Let the sockets' buffers be as small as the system allows.
         options: See :class:`Options`; keepalive is off.
     """
@@ -119,6 +122,7 @@ class Meeting:
         early_data: bytes = b"",
         reader: Reader | None = None,
         small_buffers: bool = False,
+        extensions: Sequence[Extension] = (),
         **options: Any,
     ) -> None:
         self.stepped = SteppedReader()
@@ -143,6 +147,7 @@ class Meeting:
             self.reader,
             Options(**{"ping_interval": None, **options}),
             early_data,
+            ExtensionChain(extensions, 2**26) if extensions else None,
         )
         self.c = self.channel.c
 
