@@ -150,8 +150,8 @@ def test_ctrl_c_while_an_extension_decodes_ends_the_connection_with_1011() -> No
 
 def test_ctrl_c_before_anything_was_decoded_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
-    with pair(server.theirs) as meeting:
-        meeting.peer.sendall(server.message(b"one") + server.message(b"two"))
+    with Meeting(extensions=(server.theirs,)) as meeting:
+        meeting.peer.send(server.message(b"one") + server.message(b"two"))
         calls = iter([KeyboardInterrupt])
 
         def read_records(scratch: Any) -> Any:
@@ -162,8 +162,8 @@ def test_ctrl_c_before_anything_was_decoded_loses_nothing(monkeypatch: pytest.Mo
         real = delivery_module.read_records
         monkeypatch.setattr(delivery_module, "read_records", read_records)
         with pytest.raises(KeyboardInterrupt):
-            meeting.connection.recv(PATIENCE)
-        assert [meeting.connection.recv(PATIENCE) for _ in range(2)] == [b"one", b"two"]
+            meeting.receive()
+        assert [meeting.receive() for _ in range(2)] == [b"one", b"two"]
 
 
 def test_ctrl_c_while_pieces_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
