@@ -250,6 +250,9 @@ def test_no_extension_keeps_its_connection() -> None:
     gc.collect()
     gc.disable()
     try:
+        meeting.connection.abort()
+        # A reader thread that was closed before it looked would keep it.
+        assert eventually(lambda: extension.calls == ["ended"])
         meeting.close()
         del meeting
         assert eventually(lambda: watched() is None)
