@@ -404,7 +404,8 @@ class Connection(ConnectionView):
     # -- for servers --------------------------------------------------------------
 
     def try_send(self, payload: bytes, opcode: int, compress: bool | None = None) -> bool:
-        """Sends a message without waiting.
+        """Sends a message without waiting, but for a tenth of a second if another thread is
+        encoding the beginning of its own.
 
         Args:
             payload: Its bytes.

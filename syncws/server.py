@@ -248,11 +248,12 @@ def broadcast(
     text: bool | None = None,
     compress: bool | None = None,
 ) -> list[Connection]:
-    """Sends a message to many connections, without waiting for any of them.
+    """Sends a message to many connections, without waiting for any of their peers.
 
     A peer that reads slowly keeps nobody waiting: the message is dropped for a connection
     that holds ``write_limit`` bytes which its peer has not taken, or that another thread is
-    sending a message in fragments to. Those connections are returned: the application
+    sending a message in fragments to (one that encodes the first is given a tenth of a
+    second). Those connections are returned: the application
     decides whether it can live with the gap or closes them. A connection that is closed or
     closing is passed over silently.
 

@@ -73,6 +73,24 @@ static int send_big(syncws_scratch *scratch, const char *data, size_t length)
     return result;
 }
 
+/* As a message that an extension has encoded: under an open message, in one call. */
+static int send_encoded(syncws_scratch *scratch, const char *data, size_t length)
+{
+    int result;
+    CHECK(syncws_frame_send(client, scratch, 0x82, data, length, 1) == SYNCWS_UNFINISHED);
+    while ((result = syncws_message_open(client)) == SYNCWS_UNFINISHED)
+        usleep(100);
+    if (result != SYNCWS_OK)
+        return result;
+    while ((result = syncws_frame_send(client, scratch, 0x82, data, length, 1)) == SYNCWS_FULL) {
+        CHECK(!syncws_message_cut(client));
+        flush_soon(client, scratch);
+    }
+    CHECK(!syncws_message_cut(client));
+    syncws_message_close(client);
+    return result;
+}
+
 static void *send_many(void *argument)
 {
     int number = *(int *)argument;
@@ -82,8 +100,9 @@ static void *send_many(void *argument)
     for (int turn = 0; turn < MESSAGES; turn++) {
         size_t length = turn % 50 == 0 ? BIG : (size_t)(1 + (turn * 37) % 5000);
         memset(data, 'a' + number, length);
-        int result = length == BIG ? send_big(scratch, data, length)
-                                   : send_small(scratch, data, length);
+        int result = length == BIG     ? send_big(scratch, data, length)
+                     : turn % 3 == 0 ? send_encoded(scratch, data, length)
+                                     : send_small(scratch, data, length);
         CHECK(result == SYNCWS_OK || result == SYNCWS_PENDING);
     }
     free(data);
