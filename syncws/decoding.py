@@ -168,8 +168,10 @@ class RecordDecoder:
             return
         if gathered is None:
             gathered = _Message()
-        for part in parts:
-            gathered.add(part)
+        # The list is emptied: it would keep each part until the message is put together.
+        parts.reverse()
+        while parts:
+            gathered.add(parts.pop())
         if last:
             message = gathered.take()
             found.append(

@@ -235,12 +235,11 @@ def joined(parts: list[bytes]) -> bytes:
     # take no memory before they are written to.
     whole = bytes(size)
     target = ffi.from_buffer(whole)
-    parts.reverse()
-    position = 0
+    # From the end on: what was allocated last is what the allocator can give back.
     while parts:
         part = parts.pop()
-        ffi.memmove(target + position, part, len(part))
-        position += len(part)
+        size -= len(part)
+        ffi.memmove(target + size, part, len(part))
     return whole
 
 
