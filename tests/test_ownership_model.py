@@ -13,6 +13,9 @@ import pytest
 from ownership import Model, Violation
 from ownership_closing import ClosingModel
 
+# They compute, and take what the machine leaves them.
+pytestmark = pytest.mark.timeout(300)
+
 
 def explore(model: Model) -> int:
     """Tries everything; the number of states.
