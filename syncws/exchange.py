@@ -73,13 +73,11 @@ def exchange(
         TimeoutError: The deadline passed before the response's head was complete.
         OSError: The connection broke.
     """
-    refused: OSError | None = None
+    refused: ConnectionError | None = None
     try:
         with budget.step(f"sending the request of {name}"):
             transport.send_before(request.serialize(), budget.deadline)
-    except TimeoutError:
-        raise
-    except OSError as error:
+    except ConnectionError as error:
         # The peer is gone, but why may have arrived: a response, or an alert of TLS.
         refused = error
     response: Response | None = None

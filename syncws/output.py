@@ -448,8 +448,8 @@ class OutputChannel:
         size = len(data)
         if size <= _PIECE and isinstance(data, bytes):
             result = lib.syncws_frame_send(self.c, thread_scratch(), first_byte, data, size, 0)
+            result = self.settle(result)
             if result in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
-                self.settle(result)
                 return
             if result != lib.SYNCWS_FULL:
                 self.raise_closed(result, deadline)
@@ -471,7 +471,9 @@ class OutputChannel:
                     self.wait_for_room(deadline, self._consequence())
             elif result != lib.SYNCWS_OK:
                 self.raise_closed(result, deadline)
-        self.settle(self.flush())
+        result = self.settle(self.flush())
+        if result not in (lib.SYNCWS_OK, lib.SYNCWS_PENDING):
+            self.raise_closed(result, deadline)
 
     def _consequence(self) -> str:
         if lib.syncws_message_cut(self.c):
