@@ -161,8 +161,7 @@ class ExtensionChain:
             rsv, data = self._short.encode_message(data, compress)
             return 0x80 | rsv << 4 | opcode, data
         fragment = self.encode(Fragment(opcode, data, compress=compress))
-        if fragment is None:
-            raise RuntimeError("an extension gave nothing for the end of a message")
+        assert fragment is not None  # at the end of a message no extension waits for more
         return 0x80 | fragment.rsv << 4 | fragment.opcode, fragment.data
 
     def forget_message(self) -> bool:

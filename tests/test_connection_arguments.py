@@ -55,3 +55,13 @@ def test_a_timeout_that_no_clock_reaches_waits(pair: Pair, timeout: float) -> No
     assert pair.connection.recv(timeout) == "x"
     assert "".join(map(str, pair.connection.recv_streaming(timeout=timeout))) == "yz"
     pair.connection.send("x", timeout=timeout)
+
+
+def test_what_is_sent_without_waiting_is_checked(pair: Pair) -> None:
+    with pytest.raises(TypeError, match="payload must be bytes, not str"):
+        pair.connection.try_send("text", Opcode.TEXT)  # type: ignore[arg-type]  # that is the test
+    with pytest.raises(ValueError, match="opcode must be"):
+        pair.connection.try_send(b"", Opcode.PING)
+    assert pair.connection.try_send(b"sent", Opcode.BINARY)
+    (record,) = FrameDecoder(Side.SERVER).feed(pair.peer.recv(65536))
+    assert record.data == b"sent", "and nothing else"

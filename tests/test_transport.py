@@ -18,6 +18,7 @@ from syncws.transport import (
     CHUNK,
     PYTHON_IO,
     READ,
+    WRITE,
     TLSTransport,
     Transport,
     remaining,
@@ -350,3 +351,18 @@ def test_a_socket_that_is_ready_without_anything_to_read_is_waited_for_again(
         )
         assert transport.receive_before(time.monotonic() + 30) == b"x"
         assert answers == []
+
+
+def test_a_handshake_that_cannot_write_waits_for_both(
+    client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be written may never go, if the peer has ended it all meanwhile."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        below = Transport(ours)
+        client = TLSTransport(below, client_context, server_hostname="localhost")
+        with monkeypatch.context() as patch:
+            patch.setattr(below, "send", lambda data: 0)
+            assert client.handshake() == READ | WRITE
+        assert client.handshake() == READ
+        assert theirs.recv(1) == b"\x16"
