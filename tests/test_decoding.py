@@ -200,3 +200,7 @@ def test_an_interrupted_call_fails_the_connection_and_not_another_message() -> N
     assert undo.decode([piece(b"x")], False) == []
     assert undo.error is not None and undo.error.close_code == 1011
     assert isinstance(undo.error.__cause__, InterruptedError)
+    # Still busy: the first error is the one that counts.
+    first = undo.error
+    assert undo.decode([piece(b"2!")], False) == []
+    assert undo.error is first
