@@ -163,11 +163,12 @@ def measure_servers(names: list[str], rounds: int, core: int, scale: float) -> R
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     try:
         for name in names:
-            server = start("benchmarks.servers", core, name)
+            server = start([*module("benchmarks.servers"), name], core)
             servers.append(server)
             assert server.stdout is not None
             port = int(server.stdout.readline())
-            processes[name] = Process(RAW, port, server.pid, core)
+            told = [f"ws://127.0.0.1:{port}", str(server.pid)]
+            processes[name] = Process(RAW, [*module("benchmarks.clients"), RAW, *told], core)
             counts[name] = calibrate(processes[name], SERVING, MEASUREMENT_TIME * scale)
         for number in range(1, rounds + 1):
             for name in random.sample(names, len(names)):
