@@ -13,7 +13,7 @@
  *   - small and whole in the input: unmasked while it is copied to packed[];
  *   - whole in the input: unmasked in place;
  *   - in parts: gathered in decoder->buffer;
- *   - streaming, or for an extension: in PIECEs, unmasked in place.
+ *   - streaming, or for an extension and not small: in PIECEs, unmasked in place.
  */
 #include "codec.h"
 

@@ -173,16 +173,18 @@ static pack_function binary_kernel(void)
 
 /* The size of the header at `input` if a small whole data message follows there,
  * otherwise 0: then the general path decides what it is. */
-static size_t small_message(const syncws_decoding *at, uint8_t *opcode, size_t *length)
+static size_t small_message(const syncws_decoding *at, size_t *length)
 {
     const uint8_t *input = at->input;
     const unsigned masked = at->decoder->side == SYNCWS_SERVER;
     size_t size = 2 + 4 * (size_t)masked;
+    unsigned begin;
 
-    if (at->length < size || input[1] >> 7 != masked ||
-        (input[0] != (0x80 | SYNCWS_TEXT) && input[0] != (0x80 | SYNCWS_BINARY)))
+    if (at->length < size || input[1] >> 7 != masked)
         return 0;
-    *opcode = input[0] & 15;
+    begin = input[0] & ~((unsigned)at->decoder->allowed_rsv << 4);
+    if (begin != (0x80 | SYNCWS_TEXT) && begin != (0x80 | SYNCWS_BINARY))
+        return 0;
     *length = input[1] & 127;
     if (*length >= 126) {
         size += 2;
@@ -193,6 +195,52 @@ static size_t small_message(const syncws_decoding *at, uint8_t *opcode, size_t *
             return 0;
     }
     return *length <= at->length - size ? size : 0;
+}
+
+static void advance(syncws_decoding *at, size_t size, size_t gap, size_t length)
+{
+    at->packed += gap + length;
+    if (at->bound < SYNCWS_BOUNDS_LIMIT) {
+        at->scratch->bounds[2 * at->bound] = (uint32_t)(at->packed - length);
+        at->scratch->bounds[2 * at->bound + 1] = (uint32_t)at->packed;
+    }
+    at->bound++;
+    at->input += size + length;
+    at->length -= size + length;
+}
+
+/* Messages that an extension has encoded: what they are as text is not known yet, and
+ * no separator could be told from their bytes. */
+static enum syncws_outcome take_row(syncws_decoding *at, uint64_t limit)
+{
+    syncws_scratch *scratch = at->scratch;
+    const int masked = at->decoder->side == SYNCWS_SERVER;
+    const uint8_t begin = at->input[0];
+    syncws_record *row = NULL;
+    uint8_t *place;
+    size_t size, length;
+
+    while ((size = small_message(at, &length)) != 0 && length <= limit && at->input[0] == begin) {
+        if (at->bound >= SYNCWS_BOUNDS_LIMIT || SYNCWS_PACKED_SIZE - at->packed < length)
+            return STOP_MORE;
+        if (row == NULL) {
+            if (scratch->record_count == SYNCWS_RECORD_LIMIT)
+                return STOP_MORE;
+            row = syncws_emit(scratch, SYNCWS_ROW, begin & 15, scratch->packed + at->packed, 0);
+            row->rsv = (begin >> 4) & 7;
+            row->first = at->bound;
+            row->count = 0;
+        }
+        place = scratch->packed + at->packed;
+        if (masked)
+            copy_unmasked(place, at->input + size, length, at->input + size - 4);
+        else if (length)
+            memcpy(place, at->input + size, length);
+        row->length += length;
+        row->count++;
+        advance(at, size, 0, length);
+    }
+    return GO_ON;
 }
 
 enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
@@ -209,7 +257,14 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
     size_t size, length, gap = 0;
     unsigned found;
 
-    while ((size = small_message(at, &opcode, &length)) != 0 && length <= limit) {
+    while ((size = small_message(at, &length)) != 0 && length <= limit) {
+        if (at->input[0] & 0x70) {
+            if (take_row(at, limit) == STOP_MORE)
+                return STOP_MORE;
+            run = NULL;
+            continue;
+        }
+        opcode = at->input[0] & 15;
         if (run == NULL || run->opcode != opcode) {
             pack = opcode == SYNCWS_TEXT ? text_kernel() : binary_kernel();
             run = NULL;
@@ -243,14 +298,7 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
             run->length += gap + length;
             run->count++;
         }
-        at->packed += gap + length;
-        if (at->bound < SYNCWS_BOUNDS_LIMIT) {
-            scratch->bounds[2 * at->bound] = (uint32_t)(at->packed - length);
-            scratch->bounds[2 * at->bound + 1] = (uint32_t)at->packed;
-        }
-        at->bound++;
-        at->input += size + length;
-        at->length -= size + length;
+        advance(at, size, gap, length);
     }
     return GO_ON;
 }

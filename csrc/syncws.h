@@ -91,7 +91,9 @@ enum syncws_record_kind {
     SYNCWS_RUN = 2,     /* `count` whole messages of one opcode with a separator
                          * between them: NUL for text, scratch->separator for binary */
     SYNCWS_CONTROL = 3, /* a ping, pong or close frame */
-    SYNCWS_PIECE = 4    /* part of a message: streaming, or for an extension */
+    SYNCWS_PIECE = 4,   /* part of a message: streaming, or for an extension */
+    SYNCWS_ROW = 5      /* `count` whole messages of one opcode and the same RSV bits, for an
+                         * extension; scratch->bounds says where each begins and ends */
 };
 
 enum syncws_record_flag {
@@ -104,8 +106,8 @@ enum syncws_record_flag {
 typedef struct {
     uint8_t *data;   /* valid until the next syncws_decode() with this decoder or scratch */
     uint64_t length; /* bytes at data; of a RUN: with the separators */
-    uint32_t count;  /* of a RUN: messages in it; otherwise 1 */
-    uint32_t first;  /* of a RUN: the place of its first message in scratch->bounds, if it is there */
+    uint32_t count;  /* of a RUN or a ROW: messages in it; otherwise 1 */
+    uint32_t first;  /* of these: the place of the first one in scratch->bounds, if a RUN has it */
     uint8_t kind;    /* enum syncws_record_kind */
     uint8_t opcode;  /* of a PIECE: that of its message */
     uint8_t flags;   /* enum syncws_record_flag */

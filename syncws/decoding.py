@@ -18,6 +18,7 @@ __all__ = ["RecordDecoder"]
 
 _PIECE = lib.SYNCWS_PIECE
 _MESSAGE = lib.SYNCWS_MESSAGE
+_ROW = lib.SYNCWS_ROW
 _CONTROL = lib.SYNCWS_CONTROL
 
 # Parts below the first number of bytes are put together, to blocks of the second.
@@ -100,19 +101,15 @@ class RecordDecoder:
         found: list[Record] = []
         if self.busy:
             self._fail(InterruptedError("interrupted while an extension was decoding"))
-        row: list[Record] = []  # whole encoded messages, which go faster together
         for record in records:
             if self.error is not None:
                 break
-            if self._is_whole(record) and not streaming:
-                row.append(record)
+            if record.kind == _ROW:
+                self._decode_row(record, found)
                 continue
-            self._decode_row(row, found)
-            if self.error is None:
-                self._decode_other(record, streaming, found)
+            self._decode_other(record, streaming, found)
             if record.kind == _PIECE and record.last:
                 streaming = False
-        self._decode_row(row, found)
         return found
 
     def _is_encoded(self, record: Record) -> bool:
@@ -120,17 +117,15 @@ class RecordDecoder:
             record.rsv != 0 or self._chain.sees_all or record.opcode > Opcode.BINARY
         )
 
-    def _is_whole(self, record: Record) -> bool:
-        return record.first and record.last and self._is_encoded(record)
-
-    def _decode_row(self, row: list[Record], found: list[Record]) -> None:
-        while row and self.error is None:
+    def _decode_row(self, record: Record, found: list[Record]) -> None:
+        encoded = record.data
+        while encoded and self.error is None:
             self.busy = True
-            messages, error = self._chain.decode_messages(row)
+            messages, error = self._chain.decode_messages(record.opcode, record.rsv, encoded)
             if messages:
                 # The messages say themselves what they are.
-                found.append(Record(lib.SYNCWS_RUN, row[0].opcode, messages))
-            del row[: len(messages)]
+                found.append(Record(lib.SYNCWS_RUN, record.opcode, messages))
+            del encoded[: len(messages)]
             if error is not None:
                 self._fail(error)
 

@@ -19,6 +19,7 @@ from .frames import UNLIMITED, Opcode, Record, lib
 __all__ = ["ExtensionChain", "encoded_limit"]
 
 _MESSAGES = (Opcode.TEXT, Opcode.BINARY)
+_PIECE = lib.SYNCWS_PIECE
 _BOUNDARY = lib.SYNCWS_UTF8_BOUNDARY
 _INVALID = lib.SYNCWS_UTF8_INVALID
 
@@ -250,9 +251,14 @@ class ExtensionChain:
         return fragment, parts
 
     def decode_messages(
-        self, records: Sequence[Record]
+        self, opcode: int, rsv: int, encoded: Sequence[bytes]
     ) -> tuple[list[str | bytes], BaseException | None]:
         """Decodes whole messages, one after the other: all, or the first of them.
+
+        Args:
+            opcode: Of each.
+            rsv: RSV bits of each.
+            encoded: Their payloads.
 
         Returns:
             Those decoded, and why the next one cannot be, if it cannot.
@@ -260,14 +266,15 @@ class ExtensionChain:
         messages: list[str | bytes] = []
         try:
             if self._short is not None:
-                encoded = [record.data for record in records]
                 done = self._short.decode_messages(encoded, self._max_size)
-                for record, data in zip(records, done, strict=False):
-                    messages.append(_as_text(data) if record.opcode == Opcode.TEXT else data)
+                if done and opcode != Opcode.TEXT:
+                    return [*done], None
+                for data in done:
+                    messages.append(_as_text(data))
                 if messages:
                     return messages, None
-            for record in records:
-                fragment = self.decode(record)
+            for payload in encoded:
+                fragment = self.decode(Record(_PIECE, opcode, payload, rsv=rsv))
                 assert fragment is not None
                 data = bytes(fragment.data)
                 messages.append(data.decode() if fragment.opcode == Opcode.TEXT else data)

@@ -162,9 +162,10 @@ class Record(NamedTuple):
     """What the decoder found.
 
     Attributes:
-        kind: ``lib.SYNCWS_MESSAGE``, ``_RUN``, ``_CONTROL`` or ``_PIECE``.
+        kind: ``lib.SYNCWS_MESSAGE``, ``_RUN``, ``_CONTROL``, ``_PIECE`` or ``_ROW``.
         opcode: Of the frame or, for messages and pieces, of the message.
-        data: ``str`` or ``bytes`` of a message; a list of them of a run; ``bytes`` otherwise.
+        data: ``str`` or ``bytes`` of a message; a list of them of a run; a list of ``bytes`` of
+            a row, which are messages that extensions have encoded; ``bytes`` otherwise.
         first: A piece begins its message.
         last: A piece ends its message.
         rsv: RSV bits of the message's first frame.
@@ -250,13 +251,18 @@ def read_records(scratch: Any) -> Iterator[Record]:
         record = records[index]
         kind = record.kind
         opcode = record.opcode
+        data: Any
+        if kind == lib.SYNCWS_ROW:
+            data = _slices(scratch, record.first, record.count)
+            yield Record(kind, opcode, data, rsv=record.rsv)
+            continue
         length = record.length
         if kind == lib.SYNCWS_RUN and opcode == Opcode.BINARY:
             count, first = record.count, record.first
             if length > count * _WORTH_SLICING and first + count <= _BOUNDS:
                 yield Record(kind, opcode, _slices(scratch, first, count))
                 continue
-        data: Any = ffi.unpack(ffi.cast("char *", record.data), length) if length else b""
+        data = ffi.unpack(ffi.cast("char *", record.data), length) if length else b""
         if kind == lib.SYNCWS_MESSAGE:
             yield Record(kind, opcode, data.decode() if opcode == Opcode.TEXT else data)
         elif kind == lib.SYNCWS_RUN:
@@ -283,7 +289,7 @@ def read_records(scratch: Any) -> Iterator[Record]:
 
 
 def _slices(scratch: Any, first: int, count: int) -> list[bytes]:
-    """The binary messages of a run, by where they begin and end."""
+    """The messages of a run or a row as ``bytes``, by where they begin and end."""
     bounds = iter(ffi.unpack(scratch.bounds + 2 * first, 2 * count))
     memory = ffi.buffer(scratch.packed)
     return [memory[start:end] for start, end in zip(bounds, bounds, strict=True)]

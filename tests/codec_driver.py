@@ -100,6 +100,10 @@ class CodecDecoder:
             parts = data.split(separator)
             assert len(parts) == record.count
             return [("message", record.opcode, part) for part in parts]
+        if record.kind == lib.SYNCWS_ROW:
+            return [
+                ("piece", record.opcode, record.rsv, part, True, True) for part in self._row(record)
+            ]
         assert record.count == 1
         if record.kind == lib.SYNCWS_MESSAGE:
             return [("message", record.opcode, data)]
@@ -109,6 +113,16 @@ class CodecDecoder:
         first = bool(record.flags & lib.SYNCWS_PIECE_FIRST)
         last = bool(record.flags & lib.SYNCWS_PIECE_LAST)
         return [("piece", record.opcode, record.rsv, data, first, last)]
+
+    def _row(self, record: Any) -> list[bytes]:
+        memory = bytes(ffi.buffer(self.scratch.packed))
+        bounds = self.scratch.bounds[2 * record.first : 2 * (record.first + record.count)]
+        numbers = list(bounds)
+        # One behind the other, and nothing between them.
+        assert numbers[1:-1:2] == numbers[2::2]
+        assert numbers[-1] - numbers[0] == record.length
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        return [memory[start:end] for start, end in pairs]
 
 
 def codec_mask(data: bytes, key: bytes, phase: int) -> bytes:

@@ -24,6 +24,10 @@ def piece(data: bytes, first: bool = True, last: bool = True, rsv: int = 4) -> R
     return Record(PIECE, BINARY, data, first, last, rsv)
 
 
+def row(*data: bytes, opcode: int = BINARY, rsv: int = 4) -> Record:
+    return Record(lib.SYNCWS_ROW, opcode, [*data], rsv=rsv)
+
+
 def decoder(*extensions: Any, max_size: int | None = None) -> RecordDecoder:
     return RecordDecoder(ExtensionChain(extensions, max_size))
 
@@ -46,7 +50,7 @@ def test_a15_what_is_encoded_and_what_is_not_keeps_its_order() -> None:
     run = Record(lib.SYNCWS_RUN, 0, ["plain", b"run"])
     ping = Record(CONTROL, Opcode.PING, b"ping")
     whole = Record(MESSAGE, TEXT, "whole")
-    records = [piece(b"1!"), piece(b"2!"), run, piece(b"3!"), ping, whole, piece(b"4!")]
+    records = [row(b"1!", b"2!"), run, piece(b"3!"), ping, whole, piece(b"4!")]
     assert simple(undo.decode(records, False)) == [
         b"1",
         b"2",
@@ -176,6 +180,24 @@ def test_control_frames_of_extensions() -> None:
     assert undo.decode([Record(CONTROL, 11, b"data")], False) == []
     assert extension.calls == [("control", 11, b"data")]
     assert simple(undo.decode([], False)) == []
+
+
+def test_a_row_goes_on_where_an_extension_has_stopped() -> None:
+    client, server = agreed()
+    sender = ExtensionChain([client], None)
+    big = [bytes([number]) * 700_000 for number in range(4)]
+    wires = [bytes(sender.encode_message(BINARY, each, True)[1]) for each in big]
+    undo = decoder(server)
+    # Of a row an extension decodes so much that others get their turn.
+    found = undo.decode([row(*wires)], False)
+    assert [record.kind for record in found] == [lib.SYNCWS_RUN] * 2
+    assert simple(found) == big
+
+
+def test_an_error_in_a_row() -> None:
+    undo = decoder(Adding(rsv=4))
+    assert simple(undo.decode([row(b"1!", b"no mark", b"3!"), row(b"4!")], False)) == [b"1"]
+    assert undo.error is not None and undo.error.close_code == 1011
 
 
 def test_an_error_in_a_control_frame() -> None:

@@ -249,7 +249,7 @@ def test_a_row_ends_at_the_first_that_cannot_be_decoded(wrong: int) -> None:
     messages = [b"good" * 100, b"\xff" * 200] if wrong else [b"\xff" * 200, b"good" * 100]
     wires = [sender.encode_message(TEXT, each, True)[1] for each in messages]
     got, error = ExtensionChain([server], 1000).decode_messages(
-        [piece(bytes(wire), opcode=TEXT, rsv=4) for wire in wires]
+        TEXT, 4, [bytes(wire) for wire in wires]
     )
     assert got == ["good" * 100][:wrong]
     assert isinstance(error, InvalidText)

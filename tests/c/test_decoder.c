@@ -86,6 +86,20 @@ static void log_run(event_log *events, const syncws_scratch *scratch, const sync
     log_event(events, SYNCWS_MESSAGE, run->opcode, 0, at, (uint64_t)(end - at));
 }
 
+/* A row as the whole pieces that it would be without C putting them together. */
+static void log_row(event_log *events, const syncws_scratch *scratch, const syncws_record *row)
+{
+    const uint8_t *at = row->data, *end;
+
+    for (uint32_t i = 0; i < row->count; i++) {
+        end = scratch->packed + scratch->bounds[(size_t)2 * (row->first + i) + 1];
+        check_bounds(scratch, row, i, at, end);
+        log_event(events, SYNCWS_PIECE, row->opcode, row->rsv, at, (uint64_t)(end - at));
+        at = end;
+    }
+    CHECK(row->count && at == row->data + row->length, "a row of %u ends elsewhere", row->count);
+}
+
 static void log_piece(event_log *events, const syncws_record *record)
 {
     event *piece = &events->piece;
@@ -115,6 +129,8 @@ static void log_records(event_log *events, const syncws_decoder *decoder,
             CHECK(record->data == decoder->handed_out, "record %u is elsewhere", i);
         if (record->kind == SYNCWS_RUN)
             log_run(events, scratch, record);
+        else if (record->kind == SYNCWS_ROW)
+            log_row(events, scratch, record);
         else if (record->kind == SYNCWS_PIECE)
             log_piece(events, record);
         else
