@@ -182,7 +182,9 @@ static size_t small_message(const syncws_decoding *at, size_t *length)
 
     if (at->length < size || input[1] >> 7 != masked)
         return 0;
-    begin = input[0] & ~((unsigned)at->decoder->allowed_rsv << 4);
+    begin = input[0];
+    if (begin & 0x70)
+        begin &= ~((unsigned)at->decoder->allowed_rsv << 4);
     if (begin != (0x80 | SYNCWS_TEXT) && begin != (0x80 | SYNCWS_BINARY))
         return 0;
     *length = input[1] & 127;
