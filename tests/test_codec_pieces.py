@@ -286,6 +286,23 @@ def random_stream(generator: random.Random, key: bytes | None) -> bytes:
 
 
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("before", [0, 3, 1023, 1024, 1500])
+def test_rows_longer_than_c_has_places_for(side: int, before: int) -> None:
+    # The plain messages before them take the places first.
+    key = key_for(side)
+    plain = encode(TEXT, b"p", key=key) * before
+    rows = encode(TEXT, b"\xff", rsv=4, key=key) * 2500 + encode(BINARY, b"", rsv=1, key=key) * 2
+    decoder = CodecDecoder(side, allowed_rsv=5)
+    expect = [("message", TEXT, b"p")] * before
+    expect += [("piece", TEXT, 4, b"\xff", True, True)] * 2500
+    expect += [("piece", BINARY, 1, b"", True, True)] * 2
+    assert decoder.feed(plain + rows) == expect
+    counted = [count for kind, count, _ in decoder.records if kind == lib.SYNCWS_ROW]
+    assert sum(counted) == 2502 and max(counted) <= 1024
+    assert counted[-1] == 2
+
+
+@pytest.mark.parametrize("side", SIDES)
 def test_random_streams_with_streaming_at_random_places(side: int) -> None:
     """Also feeds through the window and with sudden changes of chunk size."""
     for seed in range(300):
