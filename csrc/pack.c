@@ -199,6 +199,7 @@ static size_t small_message(const syncws_decoding *at, size_t *length)
     return *length <= at->length - size ? size : 0;
 }
 
+/* Behind a message that lies in packed[] now, `gap` bytes after the one before. */
 static void advance(syncws_decoding *at, size_t size, size_t gap, size_t length)
 {
     at->packed += gap + length;

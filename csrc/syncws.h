@@ -107,7 +107,8 @@ typedef struct {
     uint8_t *data;   /* valid until the next syncws_decode() with this decoder or scratch */
     uint64_t length; /* bytes at data; of a RUN: with the separators */
     uint32_t count;  /* of a RUN or a ROW: messages in it; otherwise 1 */
-    uint32_t first;  /* of these: the place of the first one in scratch->bounds, if a RUN has it */
+    uint32_t first;  /* of these: its first message's place in scratch->bounds, where a RUN may
+                      * have found no room */
     uint8_t kind;    /* enum syncws_record_kind */
     uint8_t opcode;  /* of a PIECE: that of its message */
     uint8_t flags;   /* enum syncws_record_flag */
