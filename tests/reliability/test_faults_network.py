@@ -153,10 +153,11 @@ def test_fault_11_peer_is_killed(warm: None) -> None:
     outcomes: list[Outcome] = []
 
     def handle(connection: Any) -> None:
-        outcomes.append(Outcome())
+        outcome = Outcome()
+        outcomes.append(outcome)
         # Something that the victim never reads.
         connection.send("x" * 1000)
-        outcomes[-1].run(connection, collect)
+        outcome.run(connection, collect)
 
     with syncws.serve(handle, "127.0.0.1", 0) as server:
         for _ in range(launch.storm(100)):
