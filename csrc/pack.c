@@ -23,10 +23,21 @@
 /* Bytes after the packed message that a kernel may overwrite. */
 #define PACK_SLACK 32u
 
-/* Copies a message of `length` bytes and unmasks it.  `readable` bytes at
- * `source` may be read, `length` + PACK_SLACK at `destination` written. */
-typedef unsigned (*pack_function)(uint8_t *destination, const uint8_t *source, size_t length,
-                                  size_t readable, const uint8_t *key, const uint8_t *separator);
+/* Payload bytes of a message whose header needs no more than 7 bits for them, and of that in
+ * whole vectors. */
+#define SHORT 125u
+#define SHORT_READ 128u
+
+/* How messages of one opcode are packed. */
+typedef struct {
+    /* Copies a message of `length` bytes and unmasks it.  `readable` bytes at `source` may be
+     * read, `length` + PACK_SLACK at `destination` written. */
+    unsigned (*pack)(uint8_t *destination, const uint8_t *source, size_t length, size_t readable,
+                     const uint8_t *key, const uint8_t *separator);
+    /* Packs the short messages that may join a run and in which nothing is found; the first
+     * other one is left for pack().  NULL: pack() is all there is. */
+    void (*extend)(syncws_decoding *at, syncws_record *run, uint64_t limit);
+} kernels;
 
 static int contains_separator(const uint8_t *data, size_t length, const uint8_t *separator)
 {
@@ -77,95 +88,188 @@ static unsigned pack_binary_portable(uint8_t *destination, const uint8_t *source
     return contains_separator(destination, length, separator) ? FOUND_SEPARATOR : 0;
 }
 
+/* Behind a message that lies in packed[] now, `gap` bytes after the one before. */
+static inline void advance(syncws_decoding *at, size_t size, size_t gap, size_t length)
+{
+    at->packed += gap + length;
+    if (at->bound < SYNCWS_BOUNDS_LIMIT) {
+        at->scratch->bounds[2 * at->bound] = (uint32_t)(at->packed - length);
+        at->scratch->bounds[2 * at->bound + 1] = (uint32_t)at->packed;
+    }
+    at->bound++;
+    at->input += size + length;
+    at->length -= size + length;
+}
+
+/* Before the message at `place`, which joins a run. */
+static inline void separate(uint8_t *place, int text, const uint8_t *separator)
+{
+    if (text)
+        place[-1] = 0;
+    else
+        memcpy(place - 4, separator, 4);
+}
+
+static inline size_t gap_of(int text)
+{
+    return text ? 1 : sizeof(((syncws_scratch *)0)->separator);
+}
+
 #if SYNCWS_X86
 
-/* One kernel body for both vector widths and both opcodes; `text` is a constant,
- * so the compiler drops the other half.
+/* The kernels for one vector width.  `text` is a constant where copy_...() is inlined, so the
+ * compiler drops the other half.
  *
- * Binary: a hit is the separator's first two bytes in a row, which random bytes
- * hold once in 65536 places; only then the message is searched for all four. */
-#define DEFINE_PACK(name, attributes, text, WIDTH, vector, LOAD, STORE, SPREAD, SPREAD_BYTE,   \
-                    XOR, EQUAL, BITS, bits)                                                    \
-    attributes static unsigned name(uint8_t *destination, const uint8_t *source,               \
-                                    size_t length, size_t readable, const uint8_t *key,        \
-                                    const uint8_t *separator)                                  \
+ * copy_...(): what does not fill a vector at the message's end is read at `tail`.  Binary: a hit
+ * is the separator's first two bytes in a row, which random bytes hold once in 65536 places;
+ * only then the message is searched for all four.
+ *
+ * extend_...(): everything it changes is in variables of its own, since the compiler must
+ * expect that a byte that is stored is part of any structure.  What is found out about a
+ * message too late lies behind the end of packed[], where it does not matter. */
+#define DEFINE_KERNELS(isa, attributes, WIDTH, vector, LOAD, STORE, SPREAD, SPREAD_BYTE, XOR, OR, \
+                       EQUAL, BITS, bits)                                                      \
+    attributes static inline unsigned copy_##isa(                                              \
+        int text, uint8_t *destination, const uint8_t *source, const uint8_t *tail,            \
+        size_t length, const uint8_t *key, vector first, vector second,                        \
+        const uint8_t *separator)                                                              \
     {                                                                                          \
-        const vector first = SPREAD_BYTE((char)(text ? 0 : separator[0]));                     \
-        const vector second = SPREAD_BYTE((char)separator[1]);                                 \
-        bits high = 0, hits = 0, before = 0, at_first, present;                                \
-        uint8_t end[WIDTH];                                                                    \
+        const size_t whole = length - length % WIDTH;                                          \
+        bits high, hits = 0, before = 0, at_first, present;                                    \
         uint32_t word;                                                                         \
-        vector wide, block;                                                                    \
+        vector wide, block, any = SPREAD(0), zeros = SPREAD(0);                                \
         size_t i;                                                                              \
                                                                                                \
         memcpy(&word, key, 4);                                                                 \
         wide = SPREAD((int)word);                                                              \
-        for (i = 0; i < length; i += WIDTH) {                                                  \
-            if (readable - i >= WIDTH) {                                                       \
-                block = LOAD((const vector *)(const void *)(source + i));                      \
-            } else {                                                                           \
-                memcpy(end, source + i, length - i);                                           \
-                memset(end + (length - i), 0, WIDTH - (length - i));                           \
-                block = LOAD((const vector *)(const void *)end);                               \
-            }                                                                                  \
-            block = XOR(block, wide);                                                          \
+        for (i = 0; i < whole; i += WIDTH) {                                                   \
+            block = XOR(LOAD((const vector *)(const void *)(source + i)), wide);               \
             STORE((vector *)(void *)(destination + i), block);                                 \
-            present = (bits)(length - i >= WIDTH ? ~0u : (1u << (length - i)) - 1u);           \
-            at_first = (bits)(unsigned)BITS(EQUAL(block, first));                              \
             if (text) {                                                                        \
-                high |= (bits)((unsigned)BITS(block) & present);                               \
-                hits |= (bits)(at_first & present);                                            \
+                any = OR(any, block);                                                          \
+                zeros = OR(zeros, EQUAL(block, first));                                        \
             } else {                                                                           \
-                hits |= (bits)((unsigned)BITS(EQUAL(block, second)) & present &                \
+                at_first = (bits)(unsigned)BITS(EQUAL(block, first));                          \
+                hits |= (bits)((unsigned)BITS(EQUAL(block, second)) &                          \
                                (bits)((unsigned)at_first << 1 | before));                      \
                 before = (bits)(at_first >> (WIDTH - 1));                                      \
             }                                                                                  \
         }                                                                                      \
+        high = (bits)(unsigned)BITS(any);                                                      \
+        hits |= (bits)(unsigned)BITS(zeros);                                                   \
+        if (length > whole) {                                                                  \
+            present = (bits)((1u << (length - whole)) - 1u);                                   \
+            block = XOR(LOAD((const vector *)(const void *)tail), wide);                       \
+            STORE((vector *)(void *)(destination + whole), block);                             \
+            at_first = (bits)(unsigned)BITS(EQUAL(block, first));                              \
+            high |= (bits)((unsigned)BITS(block) & present);                                   \
+            hits |= (bits)(text ? at_first & present                                           \
+                                : (unsigned)BITS(EQUAL(block, second)) & present &             \
+                                      (bits)((unsigned)at_first << 1 | before));               \
+        }                                                                                      \
         if (!text && hits)                                                                     \
             hits = (bits)contains_separator(destination, length, separator);                   \
-        return (high ? FOUND_HIGH : 0) | (hits ? FOUND_SEPARATOR : 0);             \
+        return (text && high ? FOUND_HIGH : 0) | (hits ? FOUND_SEPARATOR : 0);                 \
+    }                                                                                          \
+                                                                                               \
+    attributes static inline unsigned pack_##isa(int text, uint8_t *destination,               \
+                                                 const uint8_t *source, size_t length,         \
+                                                 size_t readable, const uint8_t *key,          \
+                                                 const uint8_t *separator)                     \
+    {                                                                                          \
+        const size_t whole = length - length % WIDTH;                                          \
+        const uint8_t *tail = source + whole;                                                  \
+        uint8_t end[WIDTH];                                                                    \
+                                                                                               \
+        if (length > whole && readable - whole < WIDTH) {                                      \
+            memset(end, 0, WIDTH);                                                             \
+            memcpy(end, tail, length - whole);                                                 \
+            tail = end;                                                                        \
+        }                                                                                      \
+        return copy_##isa(text, destination, source, tail, length, key,                        \
+                          SPREAD_BYTE((char)(text ? 0 : separator[0])),                        \
+                          SPREAD_BYTE((char)separator[1]), separator);                         \
+    }                                                                                          \
+                                                                                               \
+    attributes static inline void extend_##isa(int text, syncws_decoding *from,                \
+                                               syncws_record *run, uint64_t limit)             \
+    {                                                                                          \
+        static const uint8_t no_key[4] = {0, 0, 0, 0};                                         \
+        syncws_decoding at = *from;                                                            \
+        const uint8_t begin = (uint8_t)(0x80 | (text ? SYNCWS_TEXT : SYNCWS_BINARY));          \
+        const unsigned mask_bit = at.decoder->side == SYNCWS_SERVER ? 0x80 : 0;                \
+        const size_t size = mask_bit ? 6 : 2, gap = gap_of(text);                              \
+        const size_t longest = limit < SHORT ? (size_t)limit : SHORT;                          \
+        uint8_t separator[4], *place;                                                          \
+        vector first, second;                                                                  \
+        size_t length;                                                                         \
+                                                                                               \
+        memcpy(separator, at.scratch->separator, 4);                                           \
+        first = SPREAD_BYTE((char)(text ? 0 : separator[0]));                                  \
+        second = SPREAD_BYTE((char)separator[1]);                                              \
+        while (at.length >= size + SHORT_READ && at.input[0] == begin &&                       \
+               SYNCWS_PACKED_SIZE - at.packed >= gap + SHORT + PACK_SLACK) {                   \
+            length = at.input[1] ^ mask_bit; /* over 127 with the wrong mask bit */            \
+            if (length > longest)                                                              \
+                break;                                                                         \
+            place = at.scratch->packed + at.packed + gap;                                      \
+            if (copy_##isa(text, place, at.input + size, at.input + size + length / WIDTH * WIDTH, \
+                           length, mask_bit ? at.input + 2 : no_key, first, second, separator)) \
+                break;                                                                         \
+            separate(place, text, separator);                                                  \
+            advance(&at, size, gap, length);                                                   \
+        }                                                                                      \
+        if (at.bound > from->bound) {                                                          \
+            run->kind = SYNCWS_RUN;                                                            \
+            run->length += at.packed - from->packed;                                           \
+            run->count += at.bound - from->bound;                                              \
+            *from = at;                                                                        \
+        }                                                                                      \
     }
 
-#define DEFINE_PACK_SSE2(name, text)                                                           \
-    DEFINE_PACK(name, , text, 16, __m128i, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32,  \
-                _mm_set1_epi8, _mm_xor_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, uint16_t)
-#define DEFINE_PACK_AVX2(name, text)                                                           \
-    DEFINE_PACK(name, SYNCWS_AVX2_FUNCTION, text, 32, __m256i, _mm256_loadu_si256,             \
-                _mm256_storeu_si256, _mm256_set1_epi32, _mm256_set1_epi8, _mm256_xor_si256,    \
-                _mm256_cmpeq_epi8, _mm256_movemask_epi8, uint32_t)
+/* The same for one opcode. */
+#define DEFINE_KERNELS_FOR(kind, isa, attributes, text)                                        \
+    attributes static unsigned pack_##kind##_##isa(                                            \
+        uint8_t *destination, const uint8_t *source, size_t length, size_t readable,           \
+        const uint8_t *key, const uint8_t *separator)                                          \
+    {                                                                                          \
+        return pack_##isa(text, destination, source, length, readable, key, separator);        \
+    }                                                                                          \
+                                                                                               \
+    attributes static void extend_##kind##_##isa(syncws_decoding *at, syncws_record *run,      \
+                                                 uint64_t limit)                               \
+    {                                                                                          \
+        extend_##isa(text, at, run, limit);                                                    \
+    }
 
-DEFINE_PACK_SSE2(pack_text_sse2, 1)
-DEFINE_PACK_SSE2(pack_binary_sse2, 0)
-DEFINE_PACK_AVX2(pack_text_avx2, 1)
-DEFINE_PACK_AVX2(pack_binary_avx2, 0)
+DEFINE_KERNELS(sse2, , 16, __m128i, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32,
+               _mm_set1_epi8, _mm_xor_si128, _mm_or_si128, _mm_cmpeq_epi8, _mm_movemask_epi8,
+               uint16_t)
+DEFINE_KERNELS_FOR(text, sse2, , 1)
+DEFINE_KERNELS_FOR(binary, sse2, , 0)
+
+DEFINE_KERNELS(avx2, SYNCWS_AVX2_FUNCTION, 32, __m256i, _mm256_loadu_si256, _mm256_storeu_si256,
+               _mm256_set1_epi32, _mm256_set1_epi8, _mm256_xor_si256, _mm256_or_si256,
+               _mm256_cmpeq_epi8, _mm256_movemask_epi8, uint32_t)
+DEFINE_KERNELS_FOR(text, avx2, SYNCWS_AVX2_FUNCTION, 1)
+DEFINE_KERNELS_FOR(binary, avx2, SYNCWS_AVX2_FUNCTION, 0)
 
 #endif
 
-static pack_function text_kernel(void)
+static kernels kernels_for(int text)
 {
     switch (syncws_isa()) {
 #if SYNCWS_X86
     case SYNCWS_ISA_AVX2:
-        return pack_text_avx2;
+        return text ? (kernels){pack_text_avx2, extend_text_avx2}
+                    : (kernels){pack_binary_avx2, extend_binary_avx2};
     case SYNCWS_ISA_SSE2:
-        return pack_text_sse2;
+        return text ? (kernels){pack_text_sse2, extend_text_sse2}
+                    : (kernels){pack_binary_sse2, extend_binary_sse2};
 #endif
     default:
-        return pack_text_portable;
-    }
-}
-
-static pack_function binary_kernel(void)
-{
-    switch (syncws_isa()) {
-#if SYNCWS_X86
-    case SYNCWS_ISA_AVX2:
-        return pack_binary_avx2;
-    case SYNCWS_ISA_SSE2:
-        return pack_binary_sse2;
-#endif
-    default:
-        return pack_binary_portable;
+        return text ? (kernels){pack_text_portable, NULL}
+                    : (kernels){pack_binary_portable, NULL};
     }
 }
 
@@ -197,19 +301,6 @@ static size_t small_message(const syncws_decoding *at, size_t *length)
             return 0;
     }
     return *length <= at->length - size ? size : 0;
-}
-
-/* Behind a message that lies in packed[] now, `gap` bytes after the one before. */
-static void advance(syncws_decoding *at, size_t size, size_t gap, size_t length)
-{
-    at->packed += gap + length;
-    if (at->bound < SYNCWS_BOUNDS_LIMIT) {
-        at->scratch->bounds[2 * at->bound] = (uint32_t)(at->packed - length);
-        at->scratch->bounds[2 * at->bound + 1] = (uint32_t)at->packed;
-    }
-    at->bound++;
-    at->input += size + length;
-    at->length -= size + length;
 }
 
 /* Messages that an extension has encoded: what they are as text is not known yet, and
@@ -254,7 +345,7 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
     const uint64_t limit =
         decoder->max_frame_size < decoder->max_size ? decoder->max_frame_size : decoder->max_size;
     const int masked = decoder->side == SYNCWS_SERVER;
-    pack_function pack = NULL;
+    kernels kernel = {NULL, NULL};
     syncws_record *run = NULL; /* the last record, while a message may join it */
     uint8_t opcode, *place;
     size_t size, length, gap = 0;
@@ -269,17 +360,17 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
         }
         opcode = at->input[0] & 15;
         if (run == NULL || run->opcode != opcode) {
-            pack = opcode == SYNCWS_TEXT ? text_kernel() : binary_kernel();
+            kernel = kernels_for(opcode == SYNCWS_TEXT);
             run = NULL;
         }
         if (run == NULL && scratch->record_count == SYNCWS_RECORD_LIMIT)
             return STOP_MORE;
-        gap = run == NULL ? 0 : opcode == SYNCWS_TEXT ? 1 : sizeof scratch->separator;
+        gap = run == NULL ? 0 : gap_of(opcode == SYNCWS_TEXT);
         if (SYNCWS_PACKED_SIZE - at->packed < gap + length + PACK_SLACK)
             return STOP_MORE;
         place = scratch->packed + at->packed + gap;
-        found = pack(place, at->input + size, length, at->length - size,
-                     masked ? at->input + size - 4 : no_key, scratch->separator);
+        found = kernel.pack(place, at->input + size, length, at->length - size,
+                            masked ? at->input + size - 4 : no_key, scratch->separator);
         if ((found & FOUND_HIGH) &&
             syncws_utf8(SYNCWS_UTF8_BOUNDARY, place, length) != SYNCWS_UTF8_BOUNDARY)
             return syncws_fail(decoder, SYNCWS_BAD_UTF8);
@@ -292,16 +383,16 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
             run = syncws_emit(scratch, SYNCWS_MESSAGE, opcode, place, length);
             run->first = at->bound;
         } else {
-            if (opcode == SYNCWS_TEXT)
-                place[-1] = 0;
-            else
-                memcpy(place - sizeof scratch->separator, scratch->separator,
-                       sizeof scratch->separator);
+            separate(place, opcode == SYNCWS_TEXT, scratch->separator);
             run->kind = SYNCWS_RUN;
             run->length += gap + length;
             run->count++;
         }
         advance(at, size, gap, length);
+        /* A text that is not ASCII is rarely followed by one that is. */
+        if (run != NULL && !found && kernel.extend != NULL && at->length > SHORT_READ &&
+            at->input[0] == (0x80 | opcode))
+            kernel.extend(at, run, limit);
     }
     return GO_ON;
 }
