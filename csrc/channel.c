@@ -394,16 +394,11 @@ static int decoded(syncws_scratch *scratch, int result) {
 
 static int read_and_decode(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
     int64_t deadline = -1;
-    int flags = MSG_DONTWAIT;
-    if (channel->recv_waits && (timeout_ms < 0 || timeout_ms >= FIRST_WAIT_MS)) {
-        flags = 0;
-        if (timeout_ms > 0)
-            deadline = now_ms() + timeout_ms;
-    }
+    int recv_waits = channel->recv_waits && (timeout_ms < 0 || timeout_ms >= FIRST_WAIT_MS);
     for (;;) {
         size_t direct;
-        ssize_t received = receive_some(channel, scratch, &direct, flags);
-        flags = MSG_DONTWAIT;
+        ssize_t received =
+            receive_some(channel, scratch, &direct, recv_waits ? 0 : MSG_DONTWAIT);
         if (received > 0) {
             syncws_count_received(channel, (uint64_t)received);
             return decoded(scratch, syncws_decode(&channel->decoder, scratch, direct,
@@ -417,6 +412,10 @@ static int read_and_decode(syncws_channel *channel, syncws_scratch *scratch, int
             scratch->error_number = errno;
             return SYNCWS_READ_FAILED;
         }
+        /* It has waited its whole time: no clock is read where a message comes before. */
+        if (recv_waits && timeout_ms > 0)
+            timeout_ms -= FIRST_WAIT_MS;
+        recv_waits = 0;
         int left = timeout_ms;
         if (timeout_ms > 0) {
             int64_t now = now_ms();

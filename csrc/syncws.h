@@ -124,7 +124,7 @@ typedef struct {
     uint32_t bounds[2048];
     syncws_record records[256];
     uint32_t record_count;
-    uint32_t unclaimed;      /* 1: what a call decoded is not yet with Python */
+    uint8_t unclaimed;       /* 1: what a call decoded is not yet with Python */
     uint8_t separator[4];    /* random; the first byte differs from the others */
     uint32_t keys_left;      /* bytes of keys[] not used yet */
     uint8_t keys[256];       /* masking keys from the kernel's generator */

@@ -211,7 +211,7 @@ def thread_scratch() -> Any:
         if threading.current_thread() is threading.main_thread():
             scratch.slice_ms = int(SLICE * 1000)
         unclaimed = memoryview(ffi.buffer(ffi.addressof(scratch[0], "unclaimed"))).cast("B")
-        thread_local.memory = scratch, ffi.buffer(scratch.packed), unclaimed.cast("I")
+        thread_local.memory = scratch, ffi.buffer(scratch.packed), unclaimed
         thread_local.scratch = scratch
         return scratch
 
