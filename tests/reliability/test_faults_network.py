@@ -153,15 +153,16 @@ def test_fault_11_peer_is_killed(warm: None) -> None:
     outcomes: list[Outcome] = []
 
     def handle(connection: Any) -> None:
+        # Before the test knows of this connection: it kills the victim then, and sending would
+        # fail.
+        connection.send("x" * 1000)
         outcome = Outcome()
         outcomes.append(outcome)
-        # Something that the victim never reads.
-        connection.send("x" * 1000)
         outcome.run(connection, collect)
 
     with syncws.serve(handle, "127.0.0.1", 0) as server:
         for _ in range(launch.storm(100)):
-            with launch.Program("exits", "blocked recv", server.url) as program:
+            with launch.Program("exits", "killed", server.url) as program:
                 settle(lambda: bool(outcomes), True, within=5)
                 os.kill(program.process.pid, signal.SIGKILL)
             expect_abnormal_end(outcomes.pop(), 2)

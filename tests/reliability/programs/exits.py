@@ -59,6 +59,10 @@ elif WAY == "open server":
 elif WAY == "blocked recv":
     kept.append(syncws.connect(URL))
     in_thread(kept[0].recv)
+elif WAY == "killed":
+    kept.append(syncws.connect(URL))
+    in_thread(kept[0].recv)
+    time.sleep(60)
 elif WAY == "blocked send":
     kept.append(serve(stuck))
     kept.append(syncws.connect(kept[0].url))
