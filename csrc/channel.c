@@ -23,17 +23,9 @@ enum {
     UNREAD = SYNCWS_FLAG_PAUSED | SYNCWS_FLAG_PARKED | SYNCWS_FLAG_GONE
 };
 
-/* Bytes of a message whose length fits into the result of syncws_receive(). */
-enum { MAX_SHORT = 65535 };
-
 /* How long recv() itself may wait, once a call; poll() does the rest. Waiting in recv() saves
  * two system calls of three, and an idle thread wakes up for it once. */
 enum { FIRST_WAIT_MS = 200 };
-
-/* A thread is known by the address of its own copy of this. */
-static _Thread_local char thread_mark;
-
-uintptr_t syncws_this_thread(void) { return (uintptr_t)&thread_mark; }
 
 /* Whether recv() without MSG_DONTWAIT waits for FIRST_WAIT_MS at most. Every other call on the
  * descriptor says MSG_DONTWAIT, here and in Python. */
@@ -143,7 +135,9 @@ int syncws_leave(syncws_channel *channel, int flags) {
 int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags) {
     pthread_mutex_lock(&channel->mutex);
     unsigned followers = channel->flags & SYNCWS_FLAG_FOLLOWERS;
-    if (scratch->unclaimed == 1) {
+    if (scratch == NULL)
+        scratch = syncws_thread_scratch();
+    if (scratch != NULL && scratch->unclaimed == 1) {
         /* Interrupted twice: messages are lost, and what follows must not be taken for what
          * the peer said next. */
         scratch->unclaimed = 0;
@@ -456,9 +450,14 @@ static int is_single(const syncws_channel *channel, const syncws_scratch *scratc
            !channel->decoder.in_message && !channel->decoder.in_frame;
 }
 
-int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
+int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
     if (channel->external)
         return SYNCWS_EXTERNAL;
+    const int own = scratch == NULL;
+    if (own)
+        scratch = syncws_thread_scratch();
+    if (scratch == NULL)
+        return SYNCWS_NO_SCRATCH;
     if (scratch->unclaimed)
         return SYNCWS_SCRATCH_BUSY;
     if (scratch->slice_ms > 0 && (timeout_ms < 0 || timeout_ms > scratch->slice_ms))
@@ -485,8 +484,9 @@ int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout
     scratch->data = (char *)scratch->records[0].data;
     scratch->length = scratch->records[0].length;
     scratch->code = scratch->records[0].opcode == SYNCWS_TEXT ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
-    if (scratch->data != (char *)scratch->packed || scratch->length > MAX_SHORT)
-        return (int)scratch->code;
+    if (!own || scratch->data != (char *)scratch->packed || scratch->length > SYNCWS_LENGTH_MASK)
+        return scratch->code;
     /* Reading fields of a struct costs Python more than shifting a number. */
-    return (int)(scratch->length << SYNCWS_LENGTH_SHIFT | (uint64_t)scratch->code);
+    return (int64_t)(scratch->number << SYNCWS_NUMBER_SHIFT |
+                     (uint64_t)scratch->code << SYNCWS_RESULT_SHIFT | scratch->length);
 }

@@ -202,6 +202,10 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
 
 int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                 const char *data, size_t length) {
+    if (scratch == NULL)
+        scratch = syncws_thread_scratch();
+    if (scratch == NULL)
+        return SYNCWS_NO_SCRATCH;
     pthread_mutex_lock(&channel->write_mutex);
     int result = send_locked(channel, scratch, first_byte, data, length);
     pthread_mutex_unlock(&channel->write_mutex);

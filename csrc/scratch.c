@@ -26,6 +26,7 @@ void syncws_scratch_init(syncws_scratch *scratch)
     scratch->code = 0;
     scratch->error_number = 0;
     scratch->slice_ms = 0;
+    scratch->number = 0;
     /* Unpredictable so that a peer cannot make runs fail, which would only be
      * slow: a separator that occurs in a message is found before it is used. */
     if (getentropy(scratch->separator, sizeof scratch->separator) != 0)

@@ -135,6 +135,7 @@ typedef struct {
     int64_t code;            /* syncws_receive(), syncws_send(): their result again */
     int32_t error_number;    /* errno of a failed system call */
     int32_t slice_ms;        /* longest single wait of syncws_receive(); 0: no limit */
+    uint64_t number;         /* of a thread's own: no other thread ever has the same; else 0 */
 } syncws_scratch;
 
 typedef struct {
@@ -208,6 +209,11 @@ void syncws_scratch_init(syncws_scratch *scratch);
 /* A masking key from the kernel's generator, fetched in blocks.  0, or -1 with errno. */
 int syncws_mask_key(syncws_scratch *scratch, uint8_t *key);
 
+/* The calling thread's working memory, which it has until it ends; NULL before it was made. */
+syncws_scratch *syncws_thread_scratch(void);
+/* Makes it if there is none; NULL: no memory. */
+syncws_scratch *syncws_make_thread_scratch(void);
+
 /* Writes a frame header of 2 to 14 bytes; `key` is NULL for an unmasked frame.
  * `first_byte` is FIN | RSV | opcode.  Returns its size. */
 size_t syncws_encode_header(uint8_t *output, uint8_t first_byte, uint64_t length,
@@ -246,7 +252,8 @@ void syncws_mailbox_after_fork(syncws_mailbox *mailbox);
  * critical section or a system call outside of it, so a Python exception can come
  * before or after a transition and never inside. */
 
-enum { SYNCWS_LENGTH_SHIFT = 6 }; /* see syncws_receive() */
+/* See syncws_receive(). */
+enum { SYNCWS_LENGTH_MASK = 65535, SYNCWS_RESULT_SHIFT = 16, SYNCWS_NUMBER_SHIFT = 24 };
 
 enum syncws_result {
     SYNCWS_OK = 0,         /* done; of a send: the socket took everything */
@@ -272,7 +279,8 @@ enum syncws_result {
     SYNCWS_WRITE_FAILED = 20, /* of a send: scratch->error_number */
     SYNCWS_LARGE = 21,      /* of a send: use syncws_frame_begin() */
     SYNCWS_NOT_ARMED = 22,  /* of an event: stale, to be ignored */
-    SYNCWS_EXTERNAL = 23    /* Python moves the bytes of this channel */
+    SYNCWS_EXTERNAL = 23,   /* Python moves the bytes of this channel */
+    SYNCWS_NO_SCRATCH = 24  /* the calling thread has no working memory yet */
 };
 
 enum syncws_flag {
@@ -308,17 +316,18 @@ int syncws_take(syncws_channel *channel, int mode);
 /* Gives it back if the calling thread has it, and sets flags (PAUSED, PARKED, GONE,
  * QUEUED, HANDED) in the same step.  Returns the flags, with FOLLOWERS. */
 int syncws_leave(syncws_channel *channel, int flags);
-/* The same for who has read into `scratch`.  If what was decoded is still in there, it is
+/* The same for who has read into `scratch` (NULL: the calling thread's).  If what was decoded is still in there, it is
  * lost, and with it the connection: GONE. */
 int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags);
 /* 1 if the calling thread is the owner. */
 int syncws_is_mine(syncws_channel *channel);
 
 /* Waits up to timeout_ms (-1: for ever) for a message: takes ownership, reads, decodes
- * and, in the common case of exactly one message, gives ownership back. A result
- * above 63 is SYNCWS_GOT_TEXT or _BINARY of a message that begins at scratch->packed, with
- * its length above the lowest SYNCWS_LENGTH_SHIFT bits. */
-int syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
+ * and, in the common case of exactly one message, gives ownership back.  `scratch` is NULL
+ * for the calling thread's; then a result above SYNCWS_LENGTH_MASK is a message that begins
+ * at scratch->packed: from the lowest bit on its length, SYNCWS_GOT_TEXT or _BINARY, and
+ * scratch->number. */
+int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
 /* The owner reads and decodes; never gives ownership back.  timeout_ms as above. */
 int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
 /* The owner decodes `length` bytes in scratch->input that it brought itself. */

@@ -22,8 +22,9 @@ from .frames import (
     CloseCode,
     Opcode,
     Side,
+    ffi,
     lib,
-    thread_local,
+    memory,
     thread_scratch,
 )
 from .http11 import Request, Response
@@ -36,9 +37,11 @@ from .view import ConnectionView
 
 __all__ = ["Connection"]
 
-_GOT_TEXT = lib.SYNCWS_GOT_TEXT
-_LENGTH_SHIFT = lib.SYNCWS_LENGTH_SHIFT
-_LARGEST_RESULT = (1 << _LENGTH_SHIFT) - 1
+# C takes the calling thread's working memory.
+_OWN_MEMORY = ffi.cast("syncws_scratch *", 0)
+_LENGTH_MASK = lib.SYNCWS_LENGTH_MASK
+_RESULT_SHIFT = lib.SYNCWS_RESULT_SHIFT
+_NO_SCRATCH = lib.SYNCWS_NO_SCRATCH
 _SCRATCH_BUSY = lib.SYNCWS_SCRATCH_BUSY
 _OWN = lib.SYNCWS_OWN
 _EXTERNAL = lib.SYNCWS_EXTERNAL
@@ -48,6 +51,17 @@ _send = lib.syncws_send
 
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
+
+
+# The entry of `memory` that was used last, with its key: one thread needs no other.
+_last_memory: tuple[int, Any, Any, bool] = (0, None, None, False)
+
+
+def _other_memory(key: int) -> tuple[Any, Any, bool]:
+    global _last_memory
+    entry = memory[key]
+    _last_memory = (key, *entry)
+    return entry
 
 
 class Connection(ConnectionView):
@@ -153,33 +167,33 @@ class Connection(ConnectionView):
             except IndexError:
                 pass  # another thread was faster
         milliseconds = -1 if timeout is None else int(min(timeout * 1000, 3_600_000))
-        try:
-            scratch, packed, unclaimed = thread_local.memory
-        except AttributeError:
-            thread_scratch()
-            scratch, packed, unclaimed = thread_local.memory
         code = 0
         try:
-            code = _receive(self._c, scratch, milliseconds)
-            if code > _LARGEST_RESULT:
-                data = packed[: code >> _LENGTH_SHIFT]
-                if code & _GOT_TEXT:
+            code = _receive(self._c, _OWN_MEMORY, milliseconds)
+            if code > _LENGTH_MASK:
+                key, packed, unclaimed, is_text = _last_memory
+                if code >> _RESULT_SHIFT != key:
+                    packed, unclaimed, is_text = _other_memory(code >> _RESULT_SHIFT)
+                data = packed[: code & _LENGTH_MASK]
+                if is_text:
                     data = data.decode()
                 # Nothing is called between here and the caller: no signal handler runs.
                 unclaimed[0] = 0
                 return data
+            if code == _NO_SCRATCH:
+                code = _receive(self._c, thread_scratch(), milliseconds)
             if code != _EXTERNAL:
-                return self._channel.receive(code, scratch, deadline)
+                return self._channel.receive(code, thread_scratch(), deadline)
         except BaseException:
             if code != _SCRATCH_BUSY and code != _OWN:  # else another call's, interrupted by us
                 try:
-                    self._channel.recover(scratch)
+                    self._channel.recover(thread_scratch())
                 finally:
                     # Again C lets go in the first call after an exception, the second one.
-                    _finish(self._c, scratch, 0)
+                    _finish(self._c, _OWN_MEMORY, 0)
             raise
         # Not above: the scratch and the ownership may be an interrupted call's.
-        return self._channel.receive(code, scratch, deadline)
+        return self._channel.receive(code, thread_scratch(), deadline)
 
     def recv_many(self, timeout: float | None = None) -> list[str | bytes]:
         """Receives at least one message, and all others that are there already.
@@ -287,11 +301,7 @@ class Connection(ConnectionView):
             first_byte & 15, data, compress, deadline
         ):
             return None
-        try:
-            scratch = thread_local.scratch
-        except AttributeError:
-            scratch = thread_scratch()
-        result = _send(self._c, scratch, first_byte, data, len(data))
+        result = _send(self._c, _OWN_MEMORY, first_byte, data, len(data))
         if result:
             self._channel.send_slowly(result, first_byte, data, deadline)
 

@@ -26,11 +26,12 @@ __all__ = [
     "Record",
     "Side",
     "ffi",
-    "forget_thread_scratch",
     "joined",
     "lib",
+    "memory",
     "new_scratch",
     "read_records",
+    "renew_thread_scratch",
     "thread_scratch",
 ]
 
@@ -187,9 +188,6 @@ _WORTH_SLICING = 200
 _BOUNDS = 1024
 
 _new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
-# The working memory of each thread; see thread_scratch(). `scratch`; `memory`: the same, its
-# field `packed` as bytes, and its field `unclaimed` as item 0, which is set in half the time.
-thread_local = threading.local()
 # Waits where a signal handler must get its turn are cut into slices of this length, in
 # seconds: a signal that arrives just before poll() is otherwise handled at its end only.
 SLICE = 0.2
@@ -204,21 +202,66 @@ def new_scratch() -> Any:
 
 def thread_scratch() -> Any:
     """The calling thread's working memory, made on its first call."""
-    try:
-        return thread_local.scratch
-    except AttributeError:
-        scratch = new_scratch()
-        if threading.current_thread() is threading.main_thread():
-            scratch.slice_ms = int(SLICE * 1000)
+    return lib.syncws_thread_scratch() or _make_thread_scratch()
+
+
+def _make_thread_scratch() -> Any:
+    scratch = lib.syncws_make_thread_scratch()
+    if not scratch:
+        raise MemoryError("no memory for the frames of this thread")
+    scratch.slice_ms = _slice_milliseconds()
+    return scratch
+
+
+def _slice_milliseconds() -> int:
+    # Signal handlers run in the main thread only.
+    is_main = threading.current_thread() is threading.main_thread()
+    return int(SLICE * 1000) if is_main else 0
+
+
+class _Memory(dict[int, tuple[Any, Any, bool]]):
+    """What Python looks at in a thread's working memory, without a look into the thread.
+
+    The key is that of a result of ``syncws_receive()``: from the bit ``SYNCWS_RESULT_SHIFT`` on.
+    The value: the field ``packed`` as bytes; the field ``unclaimed`` as item 0, which costs less
+    to set than a field; whether a message is text.
+    """
+
+    def __missing__(self, key: int) -> tuple[Any, Any, bool]:
+        # The key is the calling thread's: nobody else receives into its memory.
+        scratch = thread_scratch()
+        packed = ffi.buffer(scratch.packed)
         unclaimed = memoryview(ffi.buffer(ffi.addressof(scratch[0], "unclaimed"))).cast("B")
-        thread_local.memory = scratch, ffi.buffer(scratch.packed), unclaimed
-        thread_local.scratch = scratch
-        return scratch
+        self[key] = value = packed, unclaimed, key & 0xFF == lib.SYNCWS_GOT_TEXT
+        _of_thread.entries = [*getattr(_of_thread, "entries", ()), _Entry(key)]
+        return value
 
 
-def forget_thread_scratch() -> None:
+memory = _Memory()
+
+
+class _Entry:
+    """Ends an entry of :data:`memory` with its thread. No key ever comes again."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+        # The module may be gone when a thread ends.
+        self._pop = memory.pop
+
+    def __del__(self) -> None:
+        self._pop(self._key, None)
+
+
+# The entries of each thread.
+_of_thread = threading.local()
+
+
+def renew_thread_scratch() -> None:
     """After fork: the child must not repeat its parent's masking keys (RFC 6455 10.3)."""
-    thread_local.__dict__.clear()
+    scratch = lib.syncws_thread_scratch()
+    if scratch:
+        scratch.keys_left = 0
+        scratch.slice_ms = _slice_milliseconds()
 
 
 def joined(parts: list[bytes]) -> bytes:

@@ -21,8 +21,6 @@ from .transport import CHUNK, remaining
 
 __all__ = ["InputChannel"]
 
-# The bits of a result of syncws_receive() that are not a length.
-_RESULT = (1 << lib.SYNCWS_LENGTH_SHIFT) - 1
 PARKED = lib.SYNCWS_FLAG_PARKED
 DELIVERED = lib.SYNCWS_FLAG_QUEUED | lib.SYNCWS_FLAG_HANDED
 
@@ -90,7 +88,6 @@ class InputChannel(DeliveryChannel):
             ConcurrencyError: The calling thread is inside another call already.
         """
         while True:
-            code &= _RESULT
             if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
                 return take_single(scratch)
             if code in _MAYBE_OWNED:

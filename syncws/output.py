@@ -339,7 +339,7 @@ class OutputChannel:
                 self._wait_for_other_message(deadline)
             elif result == lib.SYNCWS_FULL:
                 self.wait_for_room(deadline, "the connection can still be used")
-            else:
+            elif result != lib.SYNCWS_NO_SCRATCH:
                 self.raise_closed(result, deadline)
             result = lib.syncws_send(self.c, thread_scratch(), first_byte, data, len(data))
 

@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .frames import ffi, forget_thread_scratch, lib
+from .frames import ffi, lib, renew_thread_scratch
 
 __all__ = ["READ", "WRITE", "Reader", "Timer", "client_reader", "new_token"]
 
@@ -448,7 +448,7 @@ def _after_fork_in_child() -> None:
     global _client_lock, _client_reader
     _client_lock = threading.RLock()
     _client_reader = None
-    forget_thread_scratch()
+    renew_thread_scratch()
     for reader in list(_readers):
         reader.after_fork()
 

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -153,6 +154,13 @@ def test_another_thread_may_be_faster(pair: Pair) -> None:
 
     pair.connection._inbound = Faster()  # type: ignore[assignment]  # full when looked at
 
+    pair.peer.sendall(frame(1, b"x"))
+    assert pair.connection.recv(PATIENCE) == "x"
+
+
+def test_another_thread_is_faster_with_a_queued_message(pair: Pair) -> None:
+    # What this thread saw in the queue, which is empty when it takes.
+    pair.connection._inbound = deque(["gone"])
     pair.peer.sendall(frame(1, b"x"))
     assert pair.connection.recv(PATIENCE) == "x"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,11 @@ from syncws.frames import (
     Opcode,
     Side,
     ffi,
-    forget_thread_scratch,
     lib,
     limit,
+    memory,
     new_scratch,
+    renew_thread_scratch,
     thread_scratch,
 )
 
@@ -249,23 +251,90 @@ def test_a_masking_key_that_cannot_be_had_is_an_error(monkeypatch: pytest.Monkey
 
 def test_each_thread_has_its_own_scratch() -> None:
     mine = thread_scratch()
-    others: list[object] = []
-    thread = threading.Thread(target=lambda: others.append((thread_scratch(), thread_scratch())))
+    others: list[tuple[Any, Any, int, int]] = []
+
+    def look() -> None:
+        scratch = thread_scratch()
+        # It ends with the thread, and these with it.
+        others.append((scratch, thread_scratch(), scratch.slice_ms, scratch.number))
+
+    thread = threading.Thread(target=look)
     thread.start()
     thread.join(10)
-    assert thread_scratch() is mine
-    (pair,) = others
-    assert isinstance(pair, tuple)
-    assert pair[0] is pair[1]
-    assert pair[0] is not mine
+    assert thread_scratch() == mine
+    ((first, second, slice_ms, number),) = others
+    assert first == second != mine
+    assert number > mine.number > 0
     # Only the main thread's waits are cut: signal handlers run nowhere else.
-    assert (mine.slice_ms, pair[0].slice_ms) == (200, 0)
+    assert (mine.slice_ms, slice_ms) == (200, 0)
 
 
-def test_forgetting_gives_new_masking_keys() -> None:
-    before = thread_scratch()
-    forget_thread_scratch()
-    assert thread_scratch() is not before
+def test_a_thread_without_memory_for_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoMemory:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def syncws_make_thread_scratch(self) -> object:
+            return ffi.NULL
+
+    monkeypatch.setattr("syncws.frames.lib", NoMemory())
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            thread_scratch()
+        except MemoryError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join(10)
+    assert [str(error) for error in errors] == ["no memory for the frames of this thread"]
+
+
+def test_what_python_sees_of_a_threads_memory_ends_with_the_thread() -> None:
+    keys: list[int] = []
+
+    def look() -> None:
+        scratch = thread_scratch()
+        scratch.packed[0:3] = b"abc"
+        scratch.unclaimed = 1
+        for result in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
+            keys.append(scratch.number << 8 | result)
+            packed, unclaimed, is_text = memory[keys[-1]]
+            assert memory[keys[-1]] == (packed, unclaimed, is_text)
+            assert packed[:3] == b"abc"
+            assert is_text == (result == lib.SYNCWS_GOT_TEXT)
+            unclaimed[0] = 0
+            assert scratch.unclaimed == 0
+            assert keys[-1] in memory
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(10)
+    assert len(keys) == 2
+    assert not memory.keys() & set(keys)
+
+
+def test_a_forked_child_has_new_masking_keys() -> None:
+    scratch = thread_scratch()
+    scratch.keys_left = 100
+    scratch.slice_ms = 0
+    renew_thread_scratch()
+    assert (scratch.keys_left, scratch.slice_ms) == (0, 200)
+
+
+def test_a_thread_without_memory_has_no_masking_keys_to_renew() -> None:
+    found: list[bool] = []
+
+    def renew() -> None:
+        renew_thread_scratch()
+        found.append(bool(lib.syncws_thread_scratch()))
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    thread.join(10)
+    assert found == [False]
 
 
 def test_separators_do_not_overlap_themselves() -> None:

@@ -18,7 +18,7 @@ from pairing import InThread, Pair, eventually, frame
 
 import syncws.connection as connection_module
 from syncws.exceptions import ConnectionClosed
-from syncws.frames import lib
+from syncws.frames import lib, thread_scratch
 from syncws.input import InputChannel
 from syncws.output import OutputChannel
 
@@ -63,7 +63,7 @@ def test_a_signal_handler_that_polls_another_connection(monkeypatch: pytest.Monk
             outer.peer.sendall(frame(TEXT, b"for the outer call"))
             code = receive(c, *arguments)
             go_on.set()
-            assert arguments[0].unclaimed == 1
+            assert thread_scratch().unclaimed == 1
             monkeypatch.setattr(connection_module, "_receive", receive)
             with pytest.raises(TimeoutError):
                 inner.connection.recv(0)

@@ -139,14 +139,25 @@ static int count_record(const syncws_record *record, int *counts)
 static void *receive(void *unused)
 {
     (void)unused;
-    syncws_scratch *scratch = new_scratch();
     int counts[SENDERS] = {0};
     int total = 0;
+    CHECK(syncws_receive(server, NULL, 50) == SYNCWS_NO_SCRATCH);
+    CHECK(syncws_send(server, NULL, 0x82, "", 0) == SYNCWS_NO_SCRATCH);
+    CHECK(syncws_thread_scratch() == NULL);
+    syncws_scratch *scratch = syncws_make_thread_scratch();
+    CHECK(scratch != NULL && scratch == syncws_thread_scratch());
+    CHECK(scratch == syncws_make_thread_scratch());
     while (total < SENDERS * MESSAGES) {
-        int result = syncws_receive(server, scratch, 50);
-        result &= (1 << SYNCWS_LENGTH_SHIFT) - 1;
-        if (result == SYNCWS_GOT_TEXT || result == SYNCWS_GOT_BINARY)
+        int64_t received = syncws_receive(server, NULL, 50);
+        int result = (int)received;
+        if (received > SYNCWS_LENGTH_MASK) {
+            result = (int)(received >> SYNCWS_RESULT_SHIFT & 255);
+            CHECK(received >> SYNCWS_NUMBER_SHIFT == (int64_t)scratch->number);
+            CHECK((received & SYNCWS_LENGTH_MASK) == (int64_t)scratch->records[0].length);
+            CHECK(scratch->records[0].data == scratch->packed);
+            CHECK(result == SYNCWS_GOT_TEXT || result == SYNCWS_GOT_BINARY);
             total++;
+        }
         while (result == SYNCWS_RECORDS || result == SYNCWS_RECORDS_MORE) {
             for (uint32_t index = 0; index < scratch->record_count; index++)
                 total += count_record(&scratch->records[index], counts);
@@ -161,7 +172,6 @@ static void *receive(void *unused)
             syncws_leave(server, 0);
     }
     done = 1;
-    free(scratch);
     return NULL;
 }
 
@@ -210,7 +220,7 @@ static void *wait_for_nothing(void *unused)
     syncws_scratch *scratch = new_scratch();
     int result;
     do {
-        result = syncws_receive(server, scratch, 10000);
+        result = (int)syncws_receive(server, scratch, 10000);
         scratch->unclaimed = 0;
         if (syncws_is_mine(server))
             syncws_leave(server, 0);
