@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
+from codec_driver import levels
+from syncws._codec import lib
 
 # How long something that is about to end may take, on a machine with other things to do.
 SETTLING = 10.0
@@ -34,6 +36,15 @@ def pytest_report_header() -> list[str]:
     """Names what a failure may depend on."""
     path = "portable" if os.environ.get("SYNCWS_IO") == "python" else "native"
     return [f"syncws: {path} I/O path, {ssl.OPENSSL_VERSION}, {sys.implementation.cache_tag}"]
+
+
+@pytest.fixture(params=levels())
+def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test once for each of the machine's ISA levels."""
+    before = lib.syncws_isa()
+    assert lib.syncws_set_isa(request.param) == request.param
+    yield request.param
+    lib.syncws_set_isa(before)
 
 
 @pytest.fixture(scope="session")

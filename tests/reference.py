@@ -279,6 +279,16 @@ def mask(data: bytes, key: bytes, phase: int = 0) -> bytes:
     return bytes(byte ^ key[(phase + index) % 4] for index, byte in enumerate(data))
 
 
+# The key of the examples in RFC 6455 section 5.7.
+KEY = b"\x37\xfa\x21\x3d"
+SIDES = [CLIENT, SERVER]
+
+
+def key_for(side: int) -> bytes | None:
+    """The key of what ``side`` receives: a server receives masked frames."""
+    return KEY if side == SERVER else None
+
+
 def encode(
     opcode: int,
     payload: bytes = b"",

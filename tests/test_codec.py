@@ -7,10 +7,9 @@ decoder must refuse (test_codec_failures.py) and streaming (test_codec_pieces.py
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
-from codec_driver import CodecDecoder, agree, codec_encode, levels
+from codec_driver import CodecDecoder, agree, codec_encode
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import (
@@ -18,31 +17,20 @@ from reference import (
     CLIENT,
     CLOSE,
     CONTINUATION,
+    KEY,
     PING,
     PONG,
     SERVER,
+    SIDES,
     TEXT,
     Event,
     ReferenceDecoder,
     encode,
+    key_for,
 )
 from syncws._codec import ffi, lib
 
-KEY = b"\x37\xfa\x21\x3d"
-SIDES = [CLIENT, SERVER]
-
-
-@pytest.fixture(params=levels(), autouse=True)
-def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = lib.syncws_isa()
-    assert lib.syncws_set_isa(request.param) == request.param
-    yield request.param
-    lib.syncws_set_isa(before)
-
-
-def key_for(side: int) -> bytes | None:
-    """The key of what ``side`` receives: a server receives masked frames."""
-    return KEY if side == SERVER else None
+pytestmark = pytest.mark.usefixtures("isa_level")
 
 
 # (name, opcode, payload, wire bytes without a mask)

@@ -6,40 +6,31 @@ The rows of the reliability catalogue that are about frames, at the level of the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
-from codec_driver import FAILURES, CodecDecoder, agree, levels
+from codec_driver import FAILURES, CodecDecoder, agree
 from reference import (
     BINARY,
     CLIENT,
     CLOSE,
     CONTINUATION,
+    KEY,
     PING,
     PONG,
     SERVER,
+    SIDES,
     TEXT,
     UNLIMITED,
     Event,
     encode,
+    key_for,
 )
 from syncws._codec import ffi, lib
 
-KEY = b"\x37\xfa\x21\x3d"
-SIDES = [CLIENT, SERVER]
 LIMITS = {"max_frame_size": 16 * 2**20, "max_size": 64 * 2**20, "max_fragments": 128}
 
 
-@pytest.fixture(params=levels(), autouse=True)
-def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = lib.syncws_isa()
-    assert lib.syncws_set_isa(request.param) == request.param
-    yield request.param
-    lib.syncws_set_isa(before)
-
-
-def key_for(side: int) -> bytes | None:
-    return KEY if side == SERVER else None
+pytestmark = pytest.mark.usefixtures("isa_level")
 
 
 def refused(

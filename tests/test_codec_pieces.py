@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
-from codec_driver import CodecDecoder, agree, levels
+from codec_driver import CodecDecoder, agree
 from reference import (
     BINARY,
     CLIENT,
     CONTINUATION,
     PING,
     SERVER,
+    SIDES,
     TEXT,
     Event,
     ReferenceDecoder,
     comparable,
     encode,
+    key_for,
 )
 from syncws._codec import ffi, lib
 
-KEY = b"\x37\xfa\x21\x3d"
-SIDES = [CLIENT, SERVER]
 FIRST, LAST = lib.SYNCWS_PIECE_FIRST, lib.SYNCWS_PIECE_LAST
 FRAME_END = lib.SYNCWS_PIECE_FRAME_END
 IN_DECODER = lib.SYNCWS_IN_DECODER
 
 
-@pytest.fixture(params=levels(), autouse=True)
-def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = lib.syncws_isa()
-    assert lib.syncws_set_isa(request.param) == request.param
-    yield request.param
-    lib.syncws_set_isa(before)
-
-
-def key_for(side: int) -> bytes | None:
-    return KEY if side == SERVER else None
+pytestmark = pytest.mark.usefixtures("isa_level")
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -6,28 +6,12 @@ is not left because the input ends. What does not: runs of few messages (``test_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from codec_driver import CodecDecoder, agree, levels
-from reference import BINARY, CLIENT, CONTINUATION, PING, SERVER, TEXT, encode
+from codec_driver import CodecDecoder, agree
+from reference import BINARY, CLIENT, CONTINUATION, KEY, PING, SIDES, TEXT, encode, key_for
 from syncws._codec import ffi, lib
 
-KEY = b"\x37\xfa\x21\x3d"
-SIDES = [CLIENT, SERVER]
-
-
-@pytest.fixture(params=levels(), autouse=True)
-def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = lib.syncws_isa()
-    assert lib.syncws_set_isa(request.param) == request.param
-    yield request.param
-    lib.syncws_set_isa(before)
-
-
-def key_for(side: int) -> bytes | None:
-    """The key of what ``side`` receives: a server receives masked frames."""
-    return KEY if side == SERVER else None
+pytestmark = pytest.mark.usefixtures("isa_level")
 
 
 def in_the_middle(data: bytes, opcode: int, side: int) -> bytes:

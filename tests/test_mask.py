@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from codec_driver import codec_mask, levels
+from codec_driver import codec_mask
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import mask
@@ -14,12 +12,7 @@ from syncws._codec import ffi, lib
 KEY = b"\x37\xfa\x21\x3d"
 
 
-@pytest.fixture(params=levels(), autouse=True)
-def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = lib.syncws_isa()
-    assert lib.syncws_set_isa(request.param) == request.param
-    yield request.param
-    lib.syncws_set_isa(before)
+pytestmark = pytest.mark.usefixtures("isa_level")
 
 
 def test_a16_every_length_and_phase() -> None:

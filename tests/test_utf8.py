@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import codecs
 import itertools
-from collections.abc import Iterator
 
 import pytest
-from codec_driver import levels
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import WELL_FORMED, ReferenceText
@@ -39,12 +37,7 @@ BROKEN = [
 ]
 
 
-@pytest.fixture(params=levels(), autouse=True)
-def isa_level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = lib.syncws_isa()
-    assert lib.syncws_set_isa(request.param) == request.param
-    yield request.param
-    lib.syncws_set_isa(before)
+pytestmark = pytest.mark.usefixtures("isa_level")
 
 
 def check(data: bytes, state: int = 0) -> int:
