@@ -125,8 +125,8 @@ static inline size_t gap_of(int text)
  * only then the message is searched for all four.
  *
  * extend_...(): everything it changes is in variables of its own, since the compiler must
- * expect that a byte that is stored is part of any structure.  What is found out about a
- * message too late lies behind the end of packed[], where it does not matter. */
+ * expect that a byte that is stored is part of any structure.  A message in which something is
+ * found has been copied by then: behind what counts of packed[], where pack() writes it again. */
 #define DEFINE_KERNELS(isa, attributes, WIDTH, vector, LOAD, STORE, SPREAD, SPREAD_BYTE, XOR, OR, \
                        EQUAL, BITS, bits)                                                      \
     attributes static inline unsigned copy_##isa(                                              \
@@ -389,7 +389,8 @@ enum syncws_outcome syncws_take_small_messages(syncws_decoding *at)
             run->count++;
         }
         advance(at, size, gap, length);
-        /* A text that is not ASCII is rarely followed by one that is. */
+        /* A text that is not ASCII is rarely followed by one that is; and extend() costs some
+         * preparation, also where it ends at the first message. */
         if (run != NULL && !found && kernel.extend != NULL && at->length > SHORT_READ &&
             at->input[0] == (0x80 | opcode))
             kernel.extend(at, run, limit);

@@ -316,8 +316,8 @@ int syncws_take(syncws_channel *channel, int mode);
 /* Gives it back if the calling thread has it, and sets flags (PAUSED, PARKED, GONE,
  * QUEUED, HANDED) in the same step.  Returns the flags, with FOLLOWERS. */
 int syncws_leave(syncws_channel *channel, int flags);
-/* The same for who has read into `scratch` (NULL: the calling thread's).  If what was decoded is still in there, it is
- * lost, and with it the connection: GONE. */
+/* The same for who has read into `scratch` (NULL: the calling thread's).  If what was
+ * decoded is still in there, it is lost, and with it the connection: GONE. */
 int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags);
 /* 1 if the calling thread is the owner. */
 int syncws_is_mine(syncws_channel *channel);
@@ -371,7 +371,8 @@ void syncws_count_received(syncws_channel *channel, uint64_t bytes);
 
 /* --------------------------------------------------------------- output.c -- */
 
-/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode. */
+/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode; `scratch` is NULL
+ * for the calling thread's, or SYNCWS_NO_SCRATCH if it has none. */
 int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                 const char *data, size_t length);
 /* A ping or pong: now, or at the next frame boundary, where the newest wins.  Or the close
