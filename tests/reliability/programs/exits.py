@@ -62,6 +62,7 @@ elif WAY == "blocked recv":
 elif WAY == "killed":
     kept.append(syncws.connect(URL))
     in_thread(kept[0].recv)
+    # Killed long before; not left behind for ever if the test is killed first.
     time.sleep(60)
 elif WAY == "blocked send":
     kept.append(serve(stuck))
