@@ -37,7 +37,8 @@ from .view import ConnectionView
 
 __all__ = ["Connection"]
 
-# C takes the calling thread's working memory.
+# C takes the calling thread's working memory. Of the
+# parameter's type, so that there is nothing to convert.
 _OWN_MEMORY = ffi.cast("syncws_scratch *", 0)
 _LENGTH_MASK = lib.SYNCWS_LENGTH_MASK
 _RESULT_SHIFT = lib.SYNCWS_RESULT_SHIFT
@@ -52,8 +53,8 @@ _send = lib.syncws_send
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
 
-
-# The entry of `memory` that was used last, with its key: one thread needs no other.
+# The entry of `memory` that was used last, with its key: one thread needs no other, and a look
+# into a dict costs what one into a threading.local does. Threads replace it as a whole.
 _last_memory: tuple[int, Any, Any, bool] = (0, None, None, False)
 
 

@@ -219,6 +219,10 @@ def _slice_milliseconds() -> int:
     return int(SLICE * 1000) if is_main else 0
 
 
+# Of a key of `memory`: the bits that are a result, below the thread's number.
+_RESULT_MASK = (1 << (lib.SYNCWS_NUMBER_SHIFT - lib.SYNCWS_RESULT_SHIFT)) - 1
+
+
 class _Memory(dict[int, tuple[Any, Any, bool]]):
     """What Python looks at in a thread's working memory, without a look into the thread.
 
@@ -232,8 +236,8 @@ class _Memory(dict[int, tuple[Any, Any, bool]]):
         scratch = thread_scratch()
         packed = ffi.buffer(scratch.packed)
         unclaimed = memoryview(ffi.buffer(ffi.addressof(scratch[0], "unclaimed"))).cast("B")
-        self[key] = value = packed, unclaimed, key & 0xFF == lib.SYNCWS_GOT_TEXT
-        _of_thread.entries = [*getattr(_of_thread, "entries", ()), _Entry(key)]
+        self[key] = value = packed, unclaimed, key & _RESULT_MASK == lib.SYNCWS_GOT_TEXT
+        _of_thread.entries.append(_Entry(key))
         return value
 
 
@@ -252,8 +256,12 @@ class _Entry:
         self._pop(self._key, None)
 
 
-# The entries of each thread.
-_of_thread = threading.local()
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+
+
+_of_thread = _OfThread()
 
 
 def renew_thread_scratch() -> None:
