@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from syncws import reader
-from syncws.accepting import Acceptor, listen_tcp, listen_unix, unix_remover
+from syncws.accepting import _BATCH, Acceptor, listen_tcp, listen_unix, unix_remover
 from syncws.reader import Reader
 
 PATIENCE = 10.0
@@ -297,6 +297,16 @@ def connect(listener: FakeListener) -> socket.socket:
 def test_accepts(server: Server, listener: FakeListener) -> None:
     clients = [connect(listener) for _ in range(100)]
     wait_until(lambda: len(server.accepted) == 100)
+    close_all(clients)
+
+
+def test_a_full_batch_does_not_end_the_accepting(server: Server, listener: FakeListener) -> None:
+    """More peers than one batch wait before the reader's thread looks at the listener."""
+    held = threading.Event()
+    server.reader.call_soon(lambda: held.wait(PATIENCE))
+    clients = [connect(listener) for _ in range(_BATCH + 1)]
+    held.set()
+    wait_until(lambda: len(server.accepted) == len(clients))
     close_all(clients)
 
 
