@@ -13,8 +13,8 @@ decompressor exists, but the bytes that the next message may refer to.
 
 from __future__ import annotations
 
+import functools
 import importlib
-import threading
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -65,6 +65,7 @@ class Compression(NamedTuple):
     strategy: int
 
 
+@functools.cache
 def stdlib_engine() -> Engine:
     """The standard library's zlib."""
     version = zlib.ZLIB_RUNTIME_VERSION
@@ -78,25 +79,14 @@ def stdlib_engine() -> Engine:
     return Engine(f"zlib {version}", zlib)
 
 
-def _load_engine() -> Engine:
+@functools.cache
+def best_engine() -> Engine:
+    """The fastest engine that is installed when it is first asked for."""
     try:
         module = importlib.import_module("zlib_ng.zlib_ng")
     except ImportError:
         return stdlib_engine()
     return Engine(f"zlib-ng {module.ZLIBNG_RUNTIME_VERSION}", module)
-
-
-_lock = threading.RLock()  # guards the next line
-_best: Engine | None = None
-
-
-def best_engine() -> Engine:
-    """The fastest engine that is installed; the same one each time."""
-    global _best
-    with _lock:
-        if _best is None:
-            _best = _load_engine()
-        return _best
 
 
 def _ends(decompressor: Any) -> bool:

@@ -66,33 +66,49 @@ def contents(seed: int, count: int = 40) -> list[bytes]:
 # -- engines ------------------------------------------------------------------------------
 
 
-def test_the_best_engine_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deflate, "_best", None)
-    best = deflate.best_engine()
+def forget_engines() -> None:
+    deflate.best_engine.cache_clear()
+    deflate.stdlib_engine.cache_clear()
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Engines are looked for anew, in the test and after it."""
+    forget_engines()
+    yield
+    forget_engines()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_engines_are_looked_for_once() -> None:
+    best, stdlib = deflate.best_engine(), deflate.stdlib_engine()
     assert deflate.best_engine() is best
+    assert deflate.stdlib_engine() is stdlib
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_without_the_drop_in_the_standard_library_compresses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", None)
-    monkeypatch.setattr(deflate, "_best", None)
     assert deflate.best_engine() == (f"zlib {zlib.ZLIB_RUNTIME_VERSION}", zlib)
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_the_drop_in_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.SimpleNamespace(ZLIBNG_RUNTIME_VERSION="9.9")
     monkeypatch.setitem(sys.modules, "zlib_ng", types.ModuleType("zlib_ng"))
     monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", module)  # type: ignore[arg-type]
-    monkeypatch.setattr(deflate, "_best", None)
     assert deflate.best_engine() == ("zlib-ng 9.9", module)
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_c12_an_old_zlib_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zlib, "ZLIB_RUNTIME_VERSION", "1.2.11")
     with pytest.warns(RuntimeWarning, match=r"CVE-2018-25032.*1\.2\.13"):
         deflate.stdlib_engine()
     monkeypatch.setattr(zlib, "ZLIB_RUNTIME_VERSION", "1.3.1.zlib-ng")
+    forget_engines()
     assert deflate.stdlib_engine().name == "zlib 1.3.1.zlib-ng"
 
 
