@@ -1,4 +1,4 @@
-/* The struct behind a channel, shared by channel.c, output.c and mailbox.c.
+/* The struct behind a channel, shared by the files that work on one.
  * Nothing else includes this: Python and the C tests use syncws.h only. */
 #ifndef SYNCWS_INTERNAL_H
 #define SYNCWS_INTERNAL_H
@@ -9,6 +9,10 @@
 #include "syncws.h"
 
 enum { SYNCWS_NOWHERE = 0, SYNCWS_LAZY = 1, SYNCWS_URGENT = 2 };
+
+/* How long recv() itself may wait, once a call; poll() does the rest. Waiting in recv() saves
+ * two system calls of three, and an idle thread wakes up for it once. */
+enum { SYNCWS_FIRST_WAIT_MS = 200 };
 
 /* A control frame that waits for a frame boundary; the newest of its kind wins. */
 struct syncws_slot {
@@ -46,7 +50,7 @@ struct syncws_channel {
     pthread_mutex_t write_mutex; /* guards output; held across one non-blocking write;
                                   * taken before mutex, which is taken before the mailbox's */
     uintptr_t owner;             /* the thread that may read and decode; 0: nobody */
-    unsigned flags;
+    _Atomic unsigned flags;      /* also read without the mutex */
     unsigned users;              /* threads waiting for writability: the descriptor stays open */
     unsigned generation;         /* counts deliveries to the inbound queue */
     int watched;                 /* the interest the reader's selector holds */
@@ -64,6 +68,16 @@ struct syncws_channel {
     syncws_decoder decoder;
 };
 
+/* Bytes that wait. */
+static inline size_t syncws_queue_size(const struct syncws_output *output) {
+    return output->end - output->start;
+}
+
+/* Without the mutex: some recent ones. */
+static inline unsigned syncws_read_flags(const syncws_channel *channel) {
+    return atomic_load_explicit(&channel->flags, memory_order_relaxed);
+}
+
 /* Whether control frames wait for a frame boundary. */
 static inline int syncws_has_controls(const struct syncws_output *output) {
     return output->pong.filled || output->ping.filled || output->close.filled;
@@ -71,8 +85,12 @@ static inline int syncws_has_controls(const struct syncws_output *output) {
 
 /* A number that no other thread has while the calling one lives. */
 uintptr_t syncws_this_thread(void);
+/* channel.c, with the mutex held. What syncws_take(), _leave() and _list() do. */
+int syncws_take_locked(syncws_channel *channel, int mode);
+void syncws_leave_locked(syncws_channel *channel, unsigned flags);
+void syncws_list_locked(syncws_channel *channel, int urgent);
+
 /* queue.c; 0, or -1 without memory. */
-size_t syncws_queue_size(const struct syncws_output *output);
 int syncws_queue_reserve(struct syncws_output *output, size_t length);
 int syncws_queue_append(struct syncws_output *output, const uint8_t *data, size_t length);
 void syncws_queue_drop(struct syncws_output *output, size_t length);

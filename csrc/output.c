@@ -1,7 +1,7 @@
 /* What waits to be written, and the calls that write.
  *
  * What belongs here: the bounded outbound queue, frame boundaries, control frames
- * between frames, non-blocking writes.  What does not: waiting (channel.c).
+ * between frames, non-blocking writes.  What does not: waiting (receive.c).
  *
  * Everything here runs under write_mutex.  What the queue holds is a copy: the caller's
  * memory is never referenced after a call returns.
@@ -30,10 +30,9 @@ static int state(syncws_channel *channel, syncws_scratch *scratch) {
         scratch->error_number = channel->output.error;
         return SYNCWS_WRITE_FAILED;
     }
-    pthread_mutex_lock(&channel->mutex);
-    int gone = (channel->flags & SYNCWS_FLAG_GONE) != 0;
-    pthread_mutex_unlock(&channel->mutex);
-    return gone ? SYNCWS_CLOSED : SYNCWS_OK;
+    /* Without the mutex: who closes the descriptor has had write_mutex after this was set, so
+     * that whoever writes later sees it. One who writes before may as well come too early. */
+    return syncws_read_flags(channel) & SYNCWS_FLAG_GONE ? SYNCWS_CLOSED : SYNCWS_OK;
 }
 
 static ssize_t write_parts(int descriptor, struct iovec *parts, int count) {
@@ -200,10 +199,8 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
     return send_piece(channel, scratch, first_byte, data, length);
 }
 
-int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
-                const char *data, size_t length) {
-    if (scratch == NULL)
-        scratch = syncws_thread_scratch();
+int syncws_send(syncws_channel *channel, int first_byte, const char *data, size_t length) {
+    syncws_scratch *scratch = syncws_thread_scratch();
     if (scratch == NULL)
         return SYNCWS_NO_SCRATCH;
     pthread_mutex_lock(&channel->write_mutex);

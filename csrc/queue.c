@@ -11,8 +11,6 @@
 /* An empty queue keeps no more than this. */
 enum { KEPT_CAPACITY = 4096 };
 
-size_t syncws_queue_size(const struct syncws_output *output) { return output->end - output->start; }
-
 /* Room for `length` more bytes at the end; 0 or -1. */
 int syncws_queue_reserve(struct syncws_output *output, size_t length) {
     size_t used = syncws_queue_size(output);

@@ -253,7 +253,7 @@ void syncws_mailbox_after_fork(syncws_mailbox *mailbox);
  * before or after a transition and never inside. */
 
 /* See syncws_receive(). */
-enum { SYNCWS_LENGTH_MASK = 65535, SYNCWS_RESULT_SHIFT = 16, SYNCWS_NUMBER_SHIFT = 24 };
+enum { SYNCWS_LENGTH_MASK = 65535, SYNCWS_MEMORY_SHIFT = 16, SYNCWS_NUMBER_SHIFT = 17 };
 
 enum syncws_result {
     SYNCWS_OK = 0,         /* done; of a send: the socket took everything */
@@ -322,23 +322,6 @@ int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags);
 /* 1 if the calling thread is the owner. */
 int syncws_is_mine(syncws_channel *channel);
 
-/* Waits up to timeout_ms (-1: for ever) for a message: takes ownership, reads, decodes
- * and, in the common case of exactly one message, gives ownership back.  `scratch` is NULL
- * for the calling thread's; then a result above SYNCWS_LENGTH_MASK is a message that begins
- * at scratch->packed: from the lowest bit on its length, SYNCWS_GOT_TEXT or _BINARY, and
- * scratch->number. */
-int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
-/* The owner reads and decodes; never gives ownership back.  timeout_ms as above. */
-int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
-/* The owner decodes `length` bytes in scratch->input that it brought itself. */
-int syncws_decode_input(syncws_channel *channel, syncws_scratch *scratch, size_t length);
-/* The owner decodes scratch->rest after SYNCWS_RECORDS_MORE. */
-int syncws_decode_rest(syncws_channel *channel, syncws_scratch *scratch);
-/* The owner waits for input. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED. */
-int syncws_wait_readable(syncws_channel *channel, int timeout_ms);
-/* Any thread waits for room to write. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED, _GONE. */
-int syncws_wait_writable(syncws_channel *channel, int timeout_ms);
-
 /* Registers a thread that waits for the owner to leave; 0: do not wait, look again. */
 int syncws_follow(syncws_channel *channel, int mode);
 /* The count of deliveries, and "I saw the queue empty at that count". */
@@ -365,16 +348,36 @@ int syncws_end(syncws_channel *channel);
 /* In a forked child: new locks, gone, no owner. */
 void syncws_channel_after_fork(syncws_channel *channel);
 
-uint64_t syncws_received(syncws_channel *channel);
 uint64_t syncws_drained(syncws_channel *channel);
-void syncws_count_received(syncws_channel *channel, uint64_t bytes);
+
+/* -------------------------------------------------------------- receive.c -- */
+
+/* Waits up to timeout_ms (-1: for ever) for a message: takes ownership, reads, decodes
+ * and, in the common case of exactly one message, gives ownership back.  `scratch` is NULL
+ * for the calling thread's; then a result above SYNCWS_LENGTH_MASK is a message that begins
+ * at scratch->packed: from the lowest bit on its length, whether it is text, and
+ * scratch->number. */
+int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
+/* The same into the calling thread's memory and for ever: one argument costs Python least. */
+int64_t syncws_receive_next(syncws_channel *channel);
+/* The owner reads and decodes; never gives ownership back.  timeout_ms as above. */
+int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
+/* The owner decodes `length` bytes in scratch->input that it brought itself. */
+int syncws_decode_input(syncws_channel *channel, syncws_scratch *scratch, size_t length);
+/* The owner decodes scratch->rest after SYNCWS_RECORDS_MORE. */
+int syncws_decode_rest(syncws_channel *channel, syncws_scratch *scratch);
+/* The owner waits for input. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED. */
+int syncws_wait_readable(syncws_channel *channel, int timeout_ms);
+/* Any thread waits for room to write. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED, _GONE. */
+int syncws_wait_writable(syncws_channel *channel, int timeout_ms);
+/* How many bytes have come so far. */
+uint64_t syncws_received(syncws_channel *channel);
 
 /* --------------------------------------------------------------- output.c -- */
 
-/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode; `scratch` is NULL
- * for the calling thread's, or SYNCWS_NO_SCRATCH if it has none. */
-int syncws_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
-                const char *data, size_t length);
+/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode. Masks it in the
+ * calling thread's memory; SYNCWS_NO_SCRATCH if it has none. */
+int syncws_send(syncws_channel *channel, int first_byte, const char *data, size_t length);
 /* A ping or pong: now, or at the next frame boundary, where the newest wins.  Or the close
  * frame, which is the last one. */
 int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int opcode,

@@ -17,7 +17,6 @@ from .exceptions import ConnectionClosedOK
 from .extension_chain import ExtensionChain
 from .extensions import Extension
 from .frames import (
-    UNLIMITED,
     Close,
     CloseCode,
     Opcode,
@@ -41,21 +40,25 @@ __all__ = ["Connection"]
 # parameter's type, so that there is nothing to convert.
 _OWN_MEMORY = ffi.cast("syncws_scratch *", 0)
 _LENGTH_MASK = lib.SYNCWS_LENGTH_MASK
-_RESULT_SHIFT = lib.SYNCWS_RESULT_SHIFT
+_MEMORY_SHIFT = lib.SYNCWS_MEMORY_SHIFT
 _NO_SCRATCH = lib.SYNCWS_NO_SCRATCH
-_SCRATCH_BUSY = lib.SYNCWS_SCRATCH_BUSY
-_OWN = lib.SYNCWS_OWN
-_EXTERNAL = lib.SYNCWS_EXTERNAL
+# What is in the scratch, and who owns the channel, may be another call's, interrupted by ours.
+_NOT_OURS = frozenset({lib.SYNCWS_SCRATCH_BUSY, lib.SYNCWS_OWN, lib.SYNCWS_EXTERNAL})
 _receive = lib.syncws_receive
+_receive_next = lib.syncws_receive_next
 _finish = lib.syncws_finish
 _send = lib.syncws_send
+
+# Without extensions. Not more, since numbers of one digit of CPython's are compared fastest;
+# whether a larger message is to be encoded is asked in vain.
+_LARGE = 2**30 - 1
 
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
 
 # The entry of `memory` that was used last, with its key: one thread needs no other, and a look
 # into a dict costs what one into a threading.local does. Threads replace it as a whole.
-_last_memory: tuple[int, Any, Any, bool] = (0, None, None, False)
+_last_memory: tuple[int, Any, Any, bool] = (-1, None, None, False)
 
 
 def _other_memory(key: int) -> tuple[Any, Any, bool]:
@@ -112,7 +115,7 @@ class Connection(ConnectionView):
         self._inbound = self._channel.inbound
         self._queued = self._channel.queued
         # Smaller messages need not be encoded by an extension.
-        self._smallest = UNLIMITED if chain is None else chain.smallest
+        self._smallest = _LARGE if chain is None else chain.smallest
 
     def __del__(self) -> None:
         # The collector may run this inside any locked section of this thread: no lock. And in
@@ -159,7 +162,12 @@ class Connection(ConnectionView):
         if decode is not None:
             check_flag("decode", decode)
             return converted(self.recv(timeout), decode)
-        deadline = None if timeout is None else check_timeout(timeout)
+        if timeout is None:
+            deadline = None
+            milliseconds = -1
+        else:
+            deadline = check_timeout(timeout)
+            milliseconds = int(min(timeout * 1000, 3_600_000))
         if self._inbound:
             try:
                 # Not a call: a Ctrl-C at its end would lose the message.
@@ -167,34 +175,33 @@ class Connection(ConnectionView):
                     return message
             except IndexError:
                 pass  # another thread was faster
-        milliseconds = -1 if timeout is None else int(min(timeout * 1000, 3_600_000))
         code = 0
         try:
-            code = _receive(self._c, _OWN_MEMORY, milliseconds)
-            if code > _LENGTH_MASK:
-                key, packed, unclaimed, is_text = _last_memory
-                if code >> _RESULT_SHIFT != key:
-                    packed, unclaimed, is_text = _other_memory(code >> _RESULT_SHIFT)
-                data = packed[: code & _LENGTH_MASK]
-                if is_text:
-                    data = data.decode()
-                # Nothing is called between here and the caller: no signal handler runs.
-                unclaimed[0] = 0
-                return data
-            if code == _NO_SCRATCH:
-                code = _receive(self._c, thread_scratch(), milliseconds)
-            if code != _EXTERNAL:
-                return self._channel.receive(code, thread_scratch(), deadline)
+            if timeout is None:
+                code = _receive_next(self._c)
+            else:
+                code = _receive(self._c, _OWN_MEMORY, milliseconds)
+            key, packed, unclaimed, is_text = _last_memory
+            if code >> _MEMORY_SHIFT != key:
+                if code == _NO_SCRATCH:
+                    code = _receive(self._c, thread_scratch(), milliseconds)
+                if code <= _LENGTH_MASK:
+                    return self._channel.receive(code, thread_scratch(), deadline)
+                packed, unclaimed, is_text = _other_memory(code >> _MEMORY_SHIFT)
+            data = packed[: code & _LENGTH_MASK]
+            if is_text:
+                data = data.decode()
+            # Nothing is called between here and the caller: no signal handler runs.
+            unclaimed[0] = 0
+            return data
         except BaseException:
-            if code != _SCRATCH_BUSY and code != _OWN:  # else another call's, interrupted by us
+            if code not in _NOT_OURS:
                 try:
                     self._channel.recover(thread_scratch())
                 finally:
                     # Again C lets go in the first call after an exception, the second one.
                     _finish(self._c, _OWN_MEMORY, 0)
             raise
-        # Not above: the scratch and the ownership may be an interrupted call's.
-        return self._channel.receive(code, thread_scratch(), deadline)
 
     def recv_many(self, timeout: float | None = None) -> list[str | bytes]:
         """Receives at least one message, and all others that are there already.
@@ -298,11 +305,12 @@ class Connection(ConnectionView):
             check_flag("text", text)
             first_byte = _FIN_TEXT if text else _FIN_BINARY
         deadline = None if timeout is None else check_timeout(timeout)
-        if (len(data) >= self._smallest or compress is not None) and self._channel.send_encoded(
+        size = len(data)
+        if (size >= self._smallest or compress is not None) and self._channel.send_encoded(
             first_byte & 15, data, compress, deadline
         ):
             return None
-        result = _send(self._c, _OWN_MEMORY, first_byte, data, len(data))
+        result = _send(self._c, first_byte, data, size)
         if result:
             self._channel.send_slowly(result, first_byte, data, deadline)
 

@@ -219,14 +219,10 @@ def _slice_milliseconds() -> int:
     return int(SLICE * 1000) if is_main else 0
 
 
-# Of a key of `memory`: the bits that are a result, below the thread's number.
-_RESULT_MASK = (1 << (lib.SYNCWS_NUMBER_SHIFT - lib.SYNCWS_RESULT_SHIFT)) - 1
-
-
 class _Memory(dict[int, tuple[Any, Any, bool]]):
     """What Python looks at in a thread's working memory, without a look into the thread.
 
-    The key is that of a result of ``syncws_receive()``: from the bit ``SYNCWS_RESULT_SHIFT`` on.
+    The key is that of a result of ``syncws_receive()``: from the bit ``SYNCWS_MEMORY_SHIFT`` on.
     The value: the field ``packed`` as bytes; the field ``unclaimed`` as item 0, which costs less
     to set than a field; whether a message is text.
     """
@@ -236,7 +232,7 @@ class _Memory(dict[int, tuple[Any, Any, bool]]):
         scratch = thread_scratch()
         packed = ffi.buffer(scratch.packed)
         unclaimed = memoryview(ffi.buffer(ffi.addressof(scratch[0], "unclaimed"))).cast("B")
-        self[key] = value = packed, unclaimed, key & _RESULT_MASK == lib.SYNCWS_GOT_TEXT
+        self[key] = value = packed, unclaimed, key & 1 == 1
         _of_thread.entries.append(_Entry(key))
         return value
 

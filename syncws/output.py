@@ -339,9 +339,11 @@ class OutputChannel:
                 self._wait_for_other_message(deadline)
             elif result == lib.SYNCWS_FULL:
                 self.wait_for_room(deadline, "the connection can still be used")
-            elif result != lib.SYNCWS_NO_SCRATCH:
+            elif result == lib.SYNCWS_NO_SCRATCH:
+                thread_scratch()
+            else:
                 self.raise_closed(result, deadline)
-            result = lib.syncws_send(self.c, thread_scratch(), first_byte, data, len(data))
+            result = lib.syncws_send(self.c, first_byte, data, len(data))
 
     def _wait_for_other_message(self, deadline: float | None) -> None:
         if lib.syncws_message_is_mine(self.c):

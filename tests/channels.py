@@ -177,7 +177,7 @@ class Meeting:
             raise
 
     def send(self, data: bytes, opcode: int = Opcode.BINARY) -> None:
-        result = lib.syncws_send(self.c, thread_scratch(), 0x80 | opcode, data, len(data))
+        result = lib.syncws_send(self.c, 0x80 | opcode, data, len(data))
         if result:
             self.channel.send_slowly(result, 0x80 | opcode, data, time.monotonic() + PATIENCE)
 

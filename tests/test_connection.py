@@ -172,6 +172,19 @@ def test_a_first_call_in_a_thread_makes_its_memory(pair: Pair) -> None:
     assert received(pair) == [(1, "y")]
 
 
+def test_a_call_without_memory_leaves_an_interrupted_call_the_connection(pair: Pair) -> None:
+    def interrupted() -> int:
+        assert lib.syncws_take(pair.channel.c, lib.SYNCWS_TAKE_WAIT) == lib.SYNCWS_OK
+        # What a signal handler does that runs here, in a thread that has no memory yet.
+        with pytest.raises(syncws.ConcurrencyError):
+            pair.connection.recv(PATIENCE)
+        mine: int = lib.syncws_is_mine(pair.channel.c)
+        lib.syncws_leave(pair.channel.c, 0)
+        return mine
+
+    assert InThread(interrupted).result() == 1
+
+
 def test_memory_in_use_by_an_interrupted_call_is_left_alone(pair: Pair) -> None:
     busy = thread_scratch()
     busy.unclaimed = 1
@@ -462,9 +475,14 @@ def test_a_broken_connection_is_no_surprise_to_close(pair: Pair) -> None:
         pair.connection.send("x")
 
 
-def test_an_interrupted_recv_loses_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "timeout"), [("_receive", PATIENCE), ("_receive_next", None)], ids=["timed", "untimed"]
+)
+def test_an_interrupted_recv_loses_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, name: str, timeout: float | None
+) -> None:
     calls: list[int] = []
-    receive = connection_module._receive
+    receive = getattr(connection_module, name)
 
     def interrupted(*arguments: Any) -> int:
         code: int = receive(*arguments)
@@ -473,10 +491,10 @@ def test_an_interrupted_recv_loses_nothing(pair: Pair, monkeypatch: pytest.Monke
             raise KeyboardInterrupt  # at the end of the call, before its result is stored
         return code
 
-    monkeypatch.setattr(connection_module, "_receive", interrupted)
+    monkeypatch.setattr(connection_module, name, interrupted)
     pair.peer.sendall(frame(1, b"x"))
     try:
-        message = pair.connection.recv(PATIENCE)
+        message = pair.connection.recv(timeout)
     except KeyboardInterrupt:
-        message = pair.connection.recv(PATIENCE)
+        message = pair.connection.recv(timeout)
     assert message == "x"

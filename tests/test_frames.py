@@ -299,12 +299,12 @@ def test_what_python_sees_of_a_threads_memory_ends_with_the_thread() -> None:
         scratch = thread_scratch()
         scratch.packed[0:3] = b"abc"
         scratch.unclaimed = 1
-        for result in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
-            keys.append(scratch.number << 8 | result)
+        for text in (True, False):
+            keys.append(scratch.number << 1 | text)
             packed, unclaimed, is_text = memory[keys[-1]]
             assert memory[keys[-1]] == (packed, unclaimed, is_text)
             assert packed[:3] == b"abc"
-            assert is_text == (result == lib.SYNCWS_GOT_TEXT)
+            assert is_text is text
             unclaimed[0] = 0
             assert scratch.unclaimed == 0
             assert keys[-1] in memory

@@ -441,7 +441,7 @@ def test_the_writing_half_alone_cannot_fail_a_connection() -> None:
         channel.resume_reading()
         channel.read_last_words(None)
         lib.syncws_output_fail(channel.c, errno.EPIPE)
-        result = lib.syncws_send(channel.c, output_module.thread_scratch(), 0x81, b"", 0)
+        result = lib.syncws_send(channel.c, 0x81, b"", 0)
         with pytest.raises(syncws.ConnectionClosedError):
             channel.raise_closed(result, None)
     reader.close()

@@ -45,7 +45,7 @@ static void flush_soon(syncws_channel *channel, syncws_scratch *scratch)
 static int send_small(syncws_scratch *scratch, const char *data, size_t length)
 {
     for (;;) {
-        int result = syncws_send(client, scratch, 0x82, data, length);
+        int result = syncws_send(client, 0x82, data, length);
         if (result != SYNCWS_FULL && result != SYNCWS_UNFINISHED)
             return result;
         flush_soon(client, scratch);
@@ -94,9 +94,9 @@ static int send_encoded(syncws_scratch *scratch, const char *data, size_t length
 static void *send_many(void *argument)
 {
     int number = *(int *)argument;
-    syncws_scratch *scratch = new_scratch();
+    syncws_scratch *scratch = syncws_make_thread_scratch();
     char *data = malloc(BIG);
-    CHECK(data != NULL);
+    CHECK(scratch != NULL && data != NULL);
     for (int turn = 0; turn < MESSAGES; turn++) {
         size_t length = turn % 50 == 0 ? BIG : (size_t)(1 + (turn * 37) % 5000);
         memset(data, 'a' + number, length);
@@ -106,7 +106,6 @@ static void *send_many(void *argument)
         CHECK(result == SYNCWS_OK || result == SYNCWS_PENDING);
     }
     free(data);
-    free(scratch);
     return NULL;
 }
 
@@ -142,7 +141,8 @@ static void *receive(void *unused)
     int counts[SENDERS] = {0};
     int total = 0;
     CHECK(syncws_receive(server, NULL, 50) == SYNCWS_NO_SCRATCH);
-    CHECK(syncws_send(server, NULL, 0x82, "", 0) == SYNCWS_NO_SCRATCH);
+    CHECK(syncws_receive_next(server) == SYNCWS_NO_SCRATCH);
+    CHECK(syncws_send(server, 0x82, "", 0) == SYNCWS_NO_SCRATCH);
     CHECK(syncws_thread_scratch() == NULL);
     syncws_scratch *scratch = syncws_make_thread_scratch();
     CHECK(scratch != NULL && scratch == syncws_thread_scratch());
@@ -151,11 +151,11 @@ static void *receive(void *unused)
         int64_t received = syncws_receive(server, NULL, 50);
         int result = (int)received;
         if (received > SYNCWS_LENGTH_MASK) {
-            result = (int)(received >> SYNCWS_RESULT_SHIFT & 255);
+            result = received >> SYNCWS_MEMORY_SHIFT & 1 ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
             CHECK(received >> SYNCWS_NUMBER_SHIFT == (int64_t)scratch->number);
             CHECK((received & SYNCWS_LENGTH_MASK) == (int64_t)scratch->records[0].length);
             CHECK(scratch->records[0].data == scratch->packed);
-            CHECK(result == SYNCWS_GOT_TEXT || result == SYNCWS_GOT_BINARY);
+            CHECK(scratch->code == result);
             total++;
         }
         while (result == SYNCWS_RECORDS || result == SYNCWS_RECORDS_MORE) {
