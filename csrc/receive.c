@@ -77,8 +77,9 @@ static ssize_t receive_some(syncws_channel *channel, syncws_scratch *scratch, si
     return received;
 }
 
-static int decoded(syncws_scratch *scratch, int result) {
+static int decoded(const syncws_channel *channel, syncws_scratch *scratch, int result) {
     scratch->unclaimed = 1;
+    scratch->channel = channel;
     scratch->code = result == SYNCWS_MORE     ? SYNCWS_RECORDS_MORE
                     : result == SYNCWS_FAILED ? SYNCWS_RECORDS_FAILED
                                               : SYNCWS_RECORDS;
@@ -94,7 +95,7 @@ static int read_and_decode(syncws_channel *channel, syncws_scratch *scratch, int
             receive_some(channel, scratch, &direct, recv_waits ? 0 : MSG_DONTWAIT);
         if (received > 0) {
             count_received(channel, (uint64_t)received);
-            return decoded(scratch,
+            return decoded(channel, scratch,
                            syncws_decode(&channel->decoder, scratch, direct, scratch->input,
                                          (size_t)received - direct));
         }
@@ -133,12 +134,12 @@ int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms
 
 int syncws_decode_input(syncws_channel *channel, syncws_scratch *scratch, size_t length) {
     count_received(channel, length);
-    return decoded(scratch,
+    return decoded(channel, scratch,
                    syncws_decode(&channel->decoder, scratch, 0, scratch->input, length));
 }
 
 int syncws_decode_rest(syncws_channel *channel, syncws_scratch *scratch) {
-    return decoded(scratch,
+    return decoded(channel, scratch,
                    syncws_decode(&channel->decoder, scratch, 0, scratch->rest,
                                  (size_t)scratch->rest_length));
 }

@@ -21,6 +21,7 @@ void syncws_scratch_init(syncws_scratch *scratch)
     scratch->keys_left = 0;
     scratch->rest = NULL;
     scratch->rest_length = 0;
+    scratch->channel = NULL;
     scratch->data = NULL;
     scratch->length = 0;
     scratch->code = 0;

@@ -130,6 +130,7 @@ typedef struct {
     uint8_t keys[256];       /* masking keys from the kernel's generator */
     uint8_t *rest;           /* input not decoded yet (SYNCWS_MORE) */
     uint64_t rest_length;
+    const void *channel;     /* whose bytes are decoded here */
     char *data;              /* syncws_receive(): the one message that came */
     uint64_t length;
     int64_t code;            /* syncws_receive(), syncws_send(): their result again */

@@ -36,6 +36,8 @@ OWNED = frozenset(
 )
 # The same, and those after which C keeps the caller owner if others must be told.
 _MAYBE_OWNED = OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
+# After these nobody has looked at the socket yet.
+_NOT_TRIED = frozenset({lib.SYNCWS_QUEUED, lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY})
 
 
 def take_single(scratch: Any) -> str | bytes:
@@ -98,7 +100,7 @@ class InputChannel(DeliveryChannel):
             self.raise_ended(code)
             if code == lib.SYNCWS_BUSY:
                 self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
-            if code != lib.SYNCWS_QUEUED and remaining(deadline) == 0.0:
+            if code not in _NOT_TRIED and remaining(deadline) == 0.0:
                 raise TimeoutError("timed out: no message arrived in time")
             self.check_streaming()
             if code == lib.SYNCWS_OWN:
@@ -129,9 +131,11 @@ class InputChannel(DeliveryChannel):
             self._digest_and_leave(
                 scratch, scratch.code if scratch.unclaimed == 1 else lib.SYNCWS_RECORDS
             )
-        elif scratch.unclaimed == 1 and scratch.code in (
-            lib.SYNCWS_GOT_TEXT,
-            lib.SYNCWS_GOT_BINARY,
+        elif (
+            scratch.unclaimed == 1
+            # Or it is the message of an interrupted call on another connection.
+            and scratch.channel == self.c
+            and scratch.code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY)
         ):
             self.put_back(take_single(scratch))
 

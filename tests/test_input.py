@@ -251,6 +251,15 @@ def test_a_signal_handler_on_another_connection_uses_memory_of_its_own() -> None
         assert interrupted.receive() == "first"
 
 
+@pytest.mark.parametrize("code", [lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY])
+def test_without_time_to_wait_the_socket_is_still_looked_at(code: int) -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"there")
+        assert meeting.channel.receive(code, thread_scratch(), time.monotonic()) == "there"
+        with pytest.raises(TimeoutError):
+            meeting.channel.receive(code, thread_scratch(), time.monotonic())
+
+
 def test_a_call_that_c_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     native(monkeypatch)
     with Meeting() as meeting:

@@ -78,6 +78,21 @@ def test_recovering_from_a_call_that_did_nothing_does_nothing() -> None:
         scratch.unclaimed = 0
 
 
+def test_a_message_of_an_interrupted_call_stays_its_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    native(monkeypatch)
+    with Meeting() as interrupted, Meeting() as meeting:
+        interrupted.peer.send_frame(TEXT, b"its own")
+        scratch = thread_scratch()
+        code = lib.syncws_receive(interrupted.c, scratch, 1000)
+        assert code == lib.SYNCWS_GOT_TEXT
+        meeting.channel.recover(scratch)
+        assert not meeting.channel.inbound
+        interrupted.channel.recover(scratch)
+        assert interrupted.receive() == "its own"
+
+
 def test_recovering_an_owner_that_read_nothing_lets_go() -> None:
     with Meeting() as meeting:
         assert lib.syncws_take(meeting.c, lib.SYNCWS_TAKE_MESSAGE) == lib.SYNCWS_OK
