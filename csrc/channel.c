@@ -42,6 +42,7 @@ syncws_channel *syncws_channel_new(syncws_mailbox *mailbox, uint64_t token, int 
     channel->external = external;
     channel->recv_waits = !external && let_recv_wait(descriptor);
     channel->output.high_water = high_water;
+    channel->encode_from = SIZE_MAX;
     syncws_mailbox_retain(mailbox);
     return channel;
 }

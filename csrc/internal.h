@@ -57,6 +57,7 @@ struct syncws_channel {
     int descriptor;
     int side;
     int external;                /* bytes are moved by Python (TLS, SYNCWS_IO=python) */
+    size_t encode_from;          /* longer messages, and those of this size, are for extensions */
     int recv_waits;              /* recv() without MSG_DONTWAIT waits, but not for long */
     _Atomic uint64_t received;   /* bytes read; written by the owner, read by anyone */
     uint64_t drained;            /* times the socket accepted bytes after refusing some */

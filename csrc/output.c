@@ -199,7 +199,11 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
     return send_piece(channel, scratch, first_byte, data, length);
 }
 
+void syncws_encode_from(syncws_channel *channel, size_t length) { channel->encode_from = length; }
+
 int syncws_send(syncws_channel *channel, int first_byte, const char *data, size_t length) {
+    if (length >= channel->encode_from && !(first_byte & SYNCWS_ENCODED))
+        return SYNCWS_UNENCODED;
     syncws_scratch *scratch = syncws_thread_scratch();
     if (scratch == NULL)
         return SYNCWS_NO_SCRATCH;

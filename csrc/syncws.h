@@ -281,8 +281,12 @@ enum syncws_result {
     SYNCWS_LARGE = 21,      /* of a send: use syncws_frame_begin() */
     SYNCWS_NOT_ARMED = 22,  /* of an event: stale, to be ignored */
     SYNCWS_EXTERNAL = 23,   /* Python moves the bytes of this channel */
-    SYNCWS_NO_SCRATCH = 24  /* the calling thread has no working memory yet */
+    SYNCWS_NO_SCRATCH = 24, /* the calling thread has no working memory yet */
+    SYNCWS_UNENCODED = 25   /* of a send: an extension has to see the message first */
 };
+
+/* To be added to the first byte of a message that no extension has to see, or not any more. */
+enum { SYNCWS_ENCODED = 256 };
 
 enum syncws_flag {
     SYNCWS_FLAG_ARMED = 1,   /* the reader thread watches for input */
@@ -376,8 +380,10 @@ uint64_t syncws_received(syncws_channel *channel);
 
 /* --------------------------------------------------------------- output.c -- */
 
-/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode. Masks it in the
- * calling thread's memory; SYNCWS_NO_SCRATCH if it has none. */
+/* Messages of so many bytes and more are for extensions. To be called before any send. */
+void syncws_encode_from(syncws_channel *channel, size_t length);
+/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode, and SYNCWS_ENCODED.
+ * Masks it in the calling thread's memory; SYNCWS_NO_SCRATCH if it has none. */
 int syncws_send(syncws_channel *channel, int first_byte, const char *data, size_t length);
 /* A ping or pong: now, or at the next frame boundary, where the newest wins.  Or the close
  * frame, which is the last one. */

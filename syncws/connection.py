@@ -44,14 +44,11 @@ _MEMORY_SHIFT = lib.SYNCWS_MEMORY_SHIFT
 _NO_SCRATCH = lib.SYNCWS_NO_SCRATCH
 # What is in the scratch, and who owns the channel, may be another call's, interrupted by ours.
 _NOT_OURS = frozenset({lib.SYNCWS_SCRATCH_BUSY, lib.SYNCWS_OWN, lib.SYNCWS_EXTERNAL})
+_ENCODED = lib.SYNCWS_ENCODED
 _receive = lib.syncws_receive
 _receive_next = lib.syncws_receive_next
 _finish = lib.syncws_finish
 _send = lib.syncws_send
-
-# Without extensions. Not more, since numbers of one digit of CPython's are compared fastest;
-# whether a larger message is to be encoded is asked in vain.
-_LARGE = 2**30 - 1
 
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
@@ -88,7 +85,7 @@ class Connection(ConnectionView):
         subprotocol: The subprotocol agreed on, or ``None``.
     """
 
-    __slots__ = ("_inbound", "_queued", "_smallest")
+    __slots__ = ("_inbound", "_queued")
 
     def __init__(
         self,
@@ -114,8 +111,6 @@ class Connection(ConnectionView):
         self._c = self._channel.c
         self._inbound = self._channel.inbound
         self._queued = self._channel.queued
-        # Smaller messages need not be encoded by an extension.
-        self._smallest = _LARGE if chain is None else chain.smallest
 
     def __del__(self) -> None:
         # The collector may run this inside any locked section of this thread: no lock. And in
@@ -305,12 +300,11 @@ class Connection(ConnectionView):
             check_flag("text", text)
             first_byte = _FIN_TEXT if text else _FIN_BINARY
         deadline = None if timeout is None else check_timeout(timeout)
-        size = len(data)
-        if (size >= self._smallest or compress is not None) and self._channel.send_encoded(
-            first_byte & 15, data, compress, deadline
-        ):
-            return None
-        result = _send(self._c, first_byte, data, size)
+        if compress is not None:
+            if self._channel.send_encoded(first_byte & 15, data, compress, deadline):
+                return None
+            first_byte |= _ENCODED
+        result = _send(self._c, first_byte, data, len(data))
         if result:
             self._channel.send_slowly(result, first_byte, data, deadline)
 

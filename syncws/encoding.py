@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from .exceptions import ConcurrencyError
 from .extension_chain import ExtensionChain
 from .extensions import Fragment
-from .frames import CloseCode, Opcode, Side, lib, limit, thread_scratch
+from .frames import UNLIMITED, CloseCode, Opcode, Side, lib, limit, thread_scratch
 from .messages import split_frame
 from .options import Options, check_flag
 from .output import OutputChannel
@@ -101,6 +101,8 @@ class EncodingChannel(OutputChannel):
     ) -> None:
         super().__init__(transport, side, reader, options)
         self.chain = chain
+        if chain is not None:
+            lib.syncws_encode_from(self.c, min(chain.smallest, UNLIMITED))
         # send_lock: whether something may have been encoded that was not sent.
         self._unsent = False
 
@@ -119,6 +121,15 @@ class EncodingChannel(OutputChannel):
             return False
         self.send_steps(self._message_frames(self.chain, opcode, data, compress), deadline)
         return True
+
+    def send_slowly(
+        self, result: int, first_byte: int, data: bytes, deadline: float | None
+    ) -> None:
+        if result == lib.SYNCWS_UNENCODED and self.send_encoded(
+            first_byte & 15, data, None, deadline
+        ):
+            return
+        super().send_slowly(result, first_byte, data, deadline)
 
     def send_fragments(
         self, frames: Iterable[tuple[int, bytes]], compress: bool | None, deadline: float | None

@@ -341,9 +341,10 @@ class OutputChannel:
                 self.wait_for_room(deadline, "the connection can still be used")
             elif result == lib.SYNCWS_NO_SCRATCH:
                 thread_scratch()
-            else:
+            elif result != lib.SYNCWS_UNENCODED:
                 self.raise_closed(result, deadline)
-            result = lib.syncws_send(self.c, first_byte, data, len(data))
+            encoded = first_byte | lib.SYNCWS_ENCODED
+            result = lib.syncws_send(self.c, encoded, data, len(data))
 
     def _wait_for_other_message(self, deadline: float | None) -> None:
         if lib.syncws_message_is_mine(self.c):

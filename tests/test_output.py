@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from channels import Meeting, native
 from pairing import PATIENCE, InThread, Pair, eventually, frame
 
 import syncws
@@ -109,7 +110,7 @@ def test_what_waits_is_written_by_the_reader_thread(pair: Pair) -> None:
 
 def test_a_timeout_inside_a_large_message_closes_the_connection(pair: Pair) -> None:
     with pytest.raises(TimeoutError, match="connection is closed"):
-        pair.connection.send(bytes(32 * 2**20), timeout=0.3)
+        pair.connection.send(bytes(32 * 2**20), timeout=1.0)
     with pytest.raises(syncws.ConnectionClosedError) as raised:
         pair.connection.send("x")
     assert isinstance(raised.value.__cause__, TimeoutError)
@@ -429,6 +430,20 @@ def test_no_memory_for_a_connection_is_a_memory_error(monkeypatch: pytest.Monkey
     with ours, theirs, pytest.raises(MemoryError):
         OutputChannel(Transport(ours), Side.CLIENT, reader, Options())
     reader.close()
+
+
+def test_c_sends_no_message_that_an_extension_has_to_see(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    native(monkeypatch)
+    with Meeting() as meeting:
+        output_module.thread_scratch()
+        lib.syncws_encode_from(meeting.c, 3)
+        assert lib.syncws_send(meeting.c, 0x82, b"ab", 2) == lib.SYNCWS_OK
+        assert lib.syncws_send(meeting.c, 0x82, b"abc", 3) == lib.SYNCWS_UNENCODED
+        encoded = 0x82 | lib.SYNCWS_ENCODED
+        assert lib.syncws_send(meeting.c, encoded, b"abcd", 4) == lib.SYNCWS_OK
+        assert [meeting.next_frame().payload for _ in range(2)] == [b"ab", b"abcd"]
 
 
 def test_the_writing_half_alone_cannot_fail_a_connection() -> None:
