@@ -108,6 +108,8 @@ class InputChannel(DeliveryChannel):
             milliseconds = wait_milliseconds(deadline)
             if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.transport.external:
                 code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
+                if code in _MAYBE_OWNED:
+                    code = lib.SYNCWS_OK  # it has left, and `scratch` may be an interrupted call's
                 continue
             code = lib.syncws_receive(self.c, scratch, milliseconds)
 

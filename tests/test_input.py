@@ -260,6 +260,20 @@ def test_without_time_to_wait_the_socket_is_still_looked_at(code: int) -> None:
             meeting.channel.receive(code, thread_scratch(), time.monotonic())
 
 
+@pytest.mark.parametrize("timeout", [0.0, 0.01])
+def test_a_signal_handler_that_gets_nothing_leaves_the_memory_alone(timeout: float) -> None:
+    with Meeting() as meeting:
+        scratch = thread_scratch()
+        scratch.unclaimed = 1  # the interrupted call's
+        with pytest.raises(TimeoutError):
+            meeting.channel.receive(lib.SYNCWS_SCRATCH_BUSY, scratch, time.monotonic() + timeout)
+        assert scratch.unclaimed == 1
+        scratch.unclaimed = 0
+        assert not meeting.channel.gone
+        meeting.peer.send_frame(TEXT, b"next")
+        assert meeting.receive() == "next"
+
+
 def test_a_call_that_c_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     native(monkeypatch)
     with Meeting() as meeting:
