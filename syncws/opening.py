@@ -122,6 +122,8 @@ class Opening:
             return
         if self._sock.family != getattr(socket, "AF_UNIX", None):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Notices, in hours, a peer that is gone; without pings nothing else would.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if self._context is None:
             self._transport = Transport(self._sock)
         if self._proxies is None:

@@ -1,7 +1,7 @@
 """Fixtures and the report header that all tests share.
 
-What belongs here: certificates, the check that nothing is left behind, and what the header of a
-run tells. What does not: fixtures for the tests of one module.
+What belongs here: certificates, the check that nothing is left behind, the turns of test
+processes, and what the header of a run tells. What does not: fixtures for the tests of one module.
 
 There is nothing here to choose the I/O path: the library reads ``SYNCWS_IO`` once, when it is
 imported, so the whole suite runs once for each path (see tox.ini).
@@ -10,13 +10,15 @@ imported, so the whole suite runs once for each path (see tox.ini).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pathlib
 import signal
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 import trustme
@@ -25,6 +27,12 @@ from syncws._codec import lib
 
 # How long something that is about to end may take, on a machine with other things to do.
 SETTLING = 10.0
+
+# Which test runs when, if several processes test: files that all of them have, locked for each
+# test. A test marked `alone` waits behind the turnstile until it has the machine for itself, and
+# whoever comes later waits for it there.
+_TURNSTILE = os.open(__file__, os.O_RDONLY)
+_MACHINE = os.open(pathlib.Path(__file__).with_name("pairing.py"), os.O_RDONLY)
 
 
 def pytest_configure() -> None:
@@ -36,6 +44,21 @@ def pytest_report_header() -> list[str]:
     """Names what a failure may depend on."""
     path = "portable" if os.environ.get("SYNCWS_IO") == "python" else "native"
     return [f"syncws: {path} I/O path, {ssl.OPENSSL_VERSION}, {sys.implementation.cache_tag}"]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Waits for its turn, before the clock of its timeout runs."""
+    alone = item.get_closest_marker("alone") is not None
+    fcntl.flock(_TURNSTILE, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(_MACHINE, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    finally:
+        fcntl.flock(_TURNSTILE, fcntl.LOCK_UN)
+    try:
+        return (yield)
+    finally:
+        fcntl.flock(_MACHINE, fcntl.LOCK_UN)
 
 
 @pytest.fixture(params=levels())

@@ -102,6 +102,7 @@ def test_a_request_is_admitted(server: Server) -> None:
         assert opening.request.headers["Host"] == "example.com"
         assert opening.early_data == b"early"
         assert opening.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert opening.transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert server.ended == []
         assert opening.deadline is not None
 

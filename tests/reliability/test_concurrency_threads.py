@@ -77,6 +77,7 @@ def run_all(functions: list[Callable[[], object]], within: float = PATIENCE) -> 
         raise errors[0]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(launch.storm_timeout(60))
 def test_fault_08_G1x_four_senders_one_receiver(connect: Callable[..., Any]) -> None:
     """Every byte of every message arrives, in its sender's order; a ping and a closer too."""
@@ -253,6 +254,7 @@ def schedule(connection: Any, peer_side: Any, source: random.Random) -> list[Cal
     return [*chosen, lambda: connection.close(3000, "last")]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(launch.storm_timeout(60))
 def test_G4x_close_races(connect: Callable[..., Any], server: Any) -> None:
     """Whatever happens in whichever order: every call returns or raises ConnectionClosed,
