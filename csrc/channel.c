@@ -136,10 +136,10 @@ int syncws_finish(syncws_channel *channel, syncws_scratch *scratch, int flags) {
     unsigned followers = channel->flags & SYNCWS_FLAG_FOLLOWERS;
     if (scratch == NULL)
         scratch = syncws_thread_scratch();
-    if (scratch != NULL && scratch->unclaimed == 1) {
+    if (scratch != NULL && (scratch->unclaimed & 1) && scratch->channel == channel) {
         /* Interrupted twice: messages are lost, and what follows must not be taken for what
          * the peer said next. */
-        scratch->unclaimed = 0;
+        scratch->unclaimed = SYNCWS_CLAIMED;
         flags |= SYNCWS_FLAG_GONE;
     }
     if (channel->owner == syncws_this_thread()) {

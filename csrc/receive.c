@@ -78,7 +78,7 @@ static ssize_t receive_some(syncws_channel *channel, syncws_scratch *scratch, si
 }
 
 static int decoded(const syncws_channel *channel, syncws_scratch *scratch, int result) {
-    scratch->unclaimed = 1;
+    scratch->unclaimed = SYNCWS_UNCLAIMED;
     scratch->channel = channel;
     scratch->code = result == SYNCWS_MORE     ? SYNCWS_RECORDS_MORE
                     : result == SYNCWS_FAILED ? SYNCWS_RECORDS_FAILED

@@ -17,7 +17,7 @@ void syncws_scratch_init(syncws_scratch *scratch)
     size_t i;
 
     scratch->record_count = 0;
-    scratch->unclaimed = 0;
+    scratch->unclaimed = SYNCWS_CLAIMED;
     scratch->keys_left = 0;
     scratch->rest = NULL;
     scratch->rest_length = 0;

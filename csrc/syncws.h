@@ -115,6 +115,14 @@ typedef struct {
     uint8_t rsv;     /* RSV1 = 4, RSV2 = 2, RSV3 = 1, of the message's first frame */
 } syncws_record;
 
+/* What an interrupted call may have left in its working memory. Odd: messages. */
+enum syncws_claim {
+    SYNCWS_CLAIMED = 0,
+    SYNCWS_UNCLAIMED = 1, /* what was decoded is not yet with Python */
+    SYNCWS_FILLING = 2,   /* a Python transport reads into it */
+    SYNCWS_REST = 3       /* what was decoded is with Python, and what lies at `rest` is not */
+};
+
 /* Working memory of one thread.  64 KiB are read at a time. */
 typedef struct {
     uint8_t input[65536];
@@ -124,7 +132,7 @@ typedef struct {
     uint32_t bounds[2048];
     syncws_record records[256];
     uint32_t record_count;
-    uint8_t unclaimed;       /* 1: what a call decoded is not yet with Python */
+    uint8_t unclaimed;       /* enum syncws_claim */
     uint8_t separator[4];    /* random; the first byte differs from the others */
     uint32_t keys_left;      /* bytes of keys[] not used yet */
     uint8_t keys[256];       /* masking keys from the kernel's generator */
@@ -133,7 +141,7 @@ typedef struct {
     const void *channel;     /* whose bytes are decoded here */
     char *data;              /* syncws_receive(): the one message that came */
     uint64_t length;
-    int64_t code;            /* syncws_receive(), syncws_send(): their result again */
+    int64_t code;            /* the result of the last call that decoded */
     int32_t error_number;    /* errno of a failed system call */
     int32_t slice_ms;        /* longest single wait of syncws_receive(); 0: no limit */
     uint64_t number;         /* of a thread's own: no other thread ever has the same; else 0 */

@@ -146,13 +146,17 @@ class DeliveryChannel(EncodingChannel):
     def _digest(self, scratch: Any, code: int) -> None:
         """Delivers what a read brought, and notes how the input ended, if it did."""
         while code in (lib.SYNCWS_RECORDS, lib.SYNCWS_RECORDS_MORE, lib.SYNCWS_RECORDS_FAILED):
-            if scratch.unclaimed != 1:
+            if scratch.unclaimed == lib.SYNCWS_UNCLAIMED:
+                self._deliver(scratch)
+            elif scratch.unclaimed != lib.SYNCWS_REST:
                 break
-            self._deliver(scratch)
             if self.decoder.handed_out:
                 # An idle connection keeps no memory for its biggest message.
                 lib.syncws_decoder_reclaim(self.decoder)
-            if code != lib.SYNCWS_RECORDS_MORE or self.end is not None:
+            if code != lib.SYNCWS_RECORDS_MORE:
+                break
+            if self.end is not None:
+                scratch.unclaimed = lib.SYNCWS_CLAIMED  # nobody wants the rest
                 break
             code = lib.syncws_decode_rest(self.c, scratch)
         if self.end is not None:
@@ -173,6 +177,8 @@ class DeliveryChannel(EncodingChannel):
         messages: list[str | bytes] = []
         pieces: list[Record] = []
         size = 0
+        more = scratch.code == lib.SYNCWS_RECORDS_MORE
+        left = lib.SYNCWS_REST if more else lib.SYNCWS_CLAIMED
         records: Iterable[Record] = read_records(scratch)
         undo = self._undo
         if undo is not None:
@@ -209,7 +215,7 @@ class DeliveryChannel(EncodingChannel):
                 stream.pieces += pieces
             if undo is not None:
                 undo.busy = False
-            scratch.unclaimed = 0
+            scratch.unclaimed = left
             self._inbound_bytes += size
             if finished:
                 stream.finished = True
@@ -218,7 +224,7 @@ class DeliveryChannel(EncodingChannel):
         inbound += messages
         if undo is not None:
             undo.busy = False
-        scratch.unclaimed = 0
+        scratch.unclaimed = left
         self._inbound_bytes += size
 
     def _queued_pieces(self) -> tuple[Record, ...]:

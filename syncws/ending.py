@@ -20,7 +20,7 @@ import time
 
 from .exceptions import ProtocolError
 from .extension_chain import ExtensionChain
-from .frames import Close, Side, ffi, lib, thread_scratch
+from .frames import Close, Side, ffi, lib
 from .input import DELIVERED, OWNED, PARKED, free_scratch
 from .options import Options
 from .output import wait_milliseconds
@@ -248,7 +248,7 @@ class EndingChannel(StreamingChannel):
                 if self.end is not None:
                     code = self._end_here()
         except BaseException:
-            if lib.syncws_is_mine(self.c) and scratch.unclaimed == 1:
+            if lib.syncws_is_mine(self.c) and scratch.unclaimed & 1:
                 self._digest(scratch, scratch.code)
             raise
         finally:
@@ -348,7 +348,9 @@ class EndingChannel(StreamingChannel):
 
     def _discard(self) -> bool | None:
         """Whether more is there, ``None`` at the end."""
-        memory = memoryview(ffi.buffer(thread_scratch().input))
+        # Not the memory of a call that this thread was interrupted in.
+        scratch = free_scratch()
+        memory = memoryview(ffi.buffer(scratch.input))
         for _ in range(TURN // CHUNK):
             with self.state_lock:
                 count = self.transport.receive_into(memory)

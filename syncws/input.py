@@ -129,16 +129,11 @@ class InputChannel(DeliveryChannel):
 
     def recover(self, scratch: Any) -> None:
         """After an exception in the middle of a call: what C decoded is not lost."""
+        # Or it is that of an interrupted call on another connection.
+        found = scratch.unclaimed & 1 and scratch.channel == self.c
         if lib.syncws_is_mine(self.c):
-            self._digest_and_leave(
-                scratch, scratch.code if scratch.unclaimed == 1 else lib.SYNCWS_RECORDS
-            )
-        elif (
-            scratch.unclaimed == 1
-            # Or it is the message of an interrupted call on another connection.
-            and scratch.channel == self.c
-            and scratch.code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY)
-        ):
+            self._digest_and_leave(scratch, scratch.code if found else lib.SYNCWS_TIMED_OUT)
+        elif found and scratch.code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
             self.put_back(take_single(scratch))
 
     def read_once(self, mode: int, milliseconds: int, stream: Stream | None = None) -> int:
@@ -163,7 +158,7 @@ class InputChannel(DeliveryChannel):
                     self._digest(scratch, code)
                     code = lib.SYNCWS_OK
         except BaseException:
-            if lib.syncws_is_mine(self.c) and scratch.unclaimed == 1:
+            if lib.syncws_is_mine(self.c) and scratch.unclaimed & 1:
                 self._digest(scratch, scratch.code)
             raise
         finally:
@@ -188,7 +183,7 @@ class InputChannel(DeliveryChannel):
             if lib.syncws_is_mine(self.c):
                 self._digest(scratch, code)
         except BaseException:
-            if lib.syncws_is_mine(self.c) and scratch.unclaimed == 1:
+            if lib.syncws_is_mine(self.c) and scratch.unclaimed & 1:
                 self._digest(scratch, scratch.code)
             raise
         finally:
@@ -217,7 +212,7 @@ class InputChannel(DeliveryChannel):
             if self._moving:
                 return int(lib.SYNCWS_TIMED_OUT)  # look() ends it: see end_interrupted_move()
             self._moving = threading.get_ident()
-            scratch.unclaimed = 2  # the memory is in use, there is nothing to recover
+            scratch.unclaimed = lib.SYNCWS_FILLING
             code = int(lib.SYNCWS_TIMED_OUT)
             try:
                 count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
@@ -232,7 +227,7 @@ class InputChannel(DeliveryChannel):
                 self.closing.cause = self.closing.cause or error.with_traceback(None)
                 code = int(lib.SYNCWS_READ_FAILED)
             except BaseException as error:
-                lost = scratch.unclaimed != 1
+                lost = scratch.unclaimed != lib.SYNCWS_UNCLAIMED
                 if lost:
                     scratch.unclaimed = 0  # other connections' calls need it
                 lib.syncws_list(self.c, 1)  # the first call: see flush()
@@ -241,7 +236,7 @@ class InputChannel(DeliveryChannel):
                     self.abort(error, "interrupted while reading")
                 self._moving = 0
                 raise
-            if scratch.unclaimed == 2:
+            if scratch.unclaimed == lib.SYNCWS_FILLING:
                 scratch.unclaimed = 0
             self._moving = 0
         return code

@@ -27,7 +27,7 @@ from reliability.peer import CLOSE, TEXT, frame
 
 from syncws import ending as ending_module
 from syncws.exceptions import ConnectionClosedError, ConnectionClosedOK, ProtocolError
-from syncws.frames import Close, Side, lib
+from syncws.frames import Close, Side, lib, thread_scratch
 from syncws.protocol import State
 from syncws.transport import CHUNK
 
@@ -287,7 +287,7 @@ def test_a_thread_that_waits_for_room_closes_the_descriptor_last() -> None:
             meeting.channel.reap()
 
         while lib.syncws_output_size(meeting.c) == 0:
-            lib.syncws_post(meeting.c, ending_module.thread_scratch(), 0x82, bytes(999), 999)
+            lib.syncws_post(meeting.c, thread_scratch(), 0x82, bytes(999), 999)
         user = InThread(wait)
         assert waits.wait(PATIENCE)
         meeting.peer.send(CLOSE_FRAME[Side.CLIENT])

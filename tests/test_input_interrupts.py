@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from channels import (
     native,
     portable,
 )
-from reliability.peer import PING, TEXT, frame
+from reliability.peer import BINARY, PING, TEXT, frame
 
+from syncws import delivery as delivery_module
 from syncws import input as input_module
 from syncws.channel import Channel
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
 from syncws.frames import lib, thread_scratch
-from syncws.input import InputChannel
+from syncws.input import InputChannel, take_single
 from syncws.transport import Transport
 
 
@@ -89,8 +91,75 @@ def test_a_message_of_an_interrupted_call_stays_its_connections(
         assert code == lib.SYNCWS_GOT_TEXT
         meeting.channel.recover(scratch)
         assert not meeting.channel.inbound
+        assert lib.syncws_take(meeting.c, lib.SYNCWS_TAKE_MESSAGE) == lib.SYNCWS_OK
+        meeting.channel.recover(scratch)  # lets go, and no more
+        lib.syncws_finish(meeting.c, scratch, 0)
+        assert not meeting.owned
+        assert not meeting.channel.gone
+        assert not meeting.channel.inbound
         interrupted.channel.recover(scratch)
         assert interrupted.receive() == "its own"
+
+
+def test_what_a_signal_handler_discards_is_not_put_over_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    native(monkeypatch)
+    with Meeting() as interrupted, Meeting() as meeting:
+        interrupted.peer.send_frame(TEXT, b"its own" * 5000)
+        scratch = thread_scratch()
+        assert lib.syncws_receive(interrupted.c, scratch, 1000) == lib.SYNCWS_GOT_TEXT
+        meeting.peer.send(b"Z" * 50_000)
+        assert meeting.channel._discard() is False
+        assert meeting.channel._discarded == 50_000
+        assert take_single(scratch) == "its own" * 5000
+
+
+def _interrupt(_other: Meeting) -> None:
+    raise KeyboardInterrupt
+
+
+def _use_another_connection(other: Meeting) -> None:
+    other.peer.send_frame(TEXT, b"another's")
+    assert other.channel.receive(lib.SYNCWS_SCRATCH_BUSY, thread_scratch(), None) == "another's"
+
+
+@pytest.mark.parametrize("action", [_interrupt, _use_another_connection])
+def test_a_signal_between_two_parts_of_a_batch_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, action: Callable[[Meeting], None]
+) -> None:
+    native(monkeypatch)
+    acted: list[int] = []
+    with Meeting() as meeting, Meeting() as other:
+
+        def reclaim(decoder: object) -> None:
+            lib.syncws_decoder_reclaim(decoder)
+            if thread_scratch().rest_length and not acted:
+                acted.append(thread_scratch().rest_length)
+                action(other)
+
+        # A part ends after 256 records, and a change of type ends a record. The large message
+        # is there for what is called after it.
+        messages: list[str | bytes] = ["x" * 200_000]
+        for number in range(300):
+            messages += [f"{number}", b"%d" % number]
+        data = b"".join(
+            frame(TEXT, message.encode()) if isinstance(message, str) else frame(BINARY, message)
+            for message in messages
+        )
+        meeting.peer.send(data[:150_000])
+        while meeting.channel.read_once(lib.SYNCWS_TAKE_MESSAGE, 0) == lib.SYNCWS_OK:
+            pass
+        meeting.peer.send(data[150_000:])
+        interpose(monkeypatch, delivery_module, syncws_decoder_reclaim=reclaim)
+        received: list[Any] = []
+        while len(received) < len(messages):
+            try:
+                received.append(meeting.receive(1.0))
+            except KeyboardInterrupt:
+                assert action is _interrupt
+        assert len(acted) == 1
+        assert received == messages
 
 
 def test_recovering_an_owner_that_read_nothing_lets_go() -> None:

@@ -1,6 +1,6 @@
 /* One connection used by several threads: senders, a pinger, a receiver, a reader, an aborter.
  *
- * What belongs here: what sanitizers can see of csrc/channel.c, output.c, queue.c and
+ * What belongs here: what sanitizers can see of csrc/channel.c, receive.c, output.c, queue.c and
  * mailbox.c: races and memory.  What Python makes of them is tested in Python.
  */
 #include <errno.h>
