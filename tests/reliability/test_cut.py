@@ -244,6 +244,7 @@ def in_batches(offsets: range, size: int = 128) -> Iterator[list[int]]:
         yield list(offsets[start : start + size])
 
 
+@pytest.mark.alone
 def test_silence_in_the_conversation(plain_subject: Subject) -> None:
     """The keepalive notices, tells the peer 1011, and every call returns."""
     steps = script(plain_subject.key)
@@ -272,6 +273,7 @@ def test_silence_in_the_conversation(plain_subject: Subject) -> None:
                 conversation.peer.close()
 
 
+@pytest.mark.alone
 def test_silence_and_a_receive_timeout(plain_subject: Subject) -> None:
     """``recv(timeout=)`` raises in time wherever the stream stops, and loses nothing."""
     steps = script(plain_subject.key)
@@ -310,6 +312,7 @@ def test_silence_and_a_receive_timeout(plain_subject: Subject) -> None:
                 conversation.peer.close()
 
 
+@pytest.mark.alone
 def test_silence_in_the_request(plain_server: Subject) -> None:
     """``open_timeout`` ends what never becomes a request."""
     request = upgrade()
@@ -328,6 +331,7 @@ def test_silence_in_the_request(plain_server: Subject) -> None:
                 peer.close()
 
 
+@pytest.mark.alone
 def test_silence_in_the_response(warm: None, caplog: pytest.LogCaptureFixture) -> None:
     """``open_timeout`` is a total: ``connect()`` raises ``TimeoutError`` by then."""
     with no_trace(caplog):
