@@ -16,7 +16,7 @@ from typing import Any
 
 from syncws.connection import Connection
 from syncws.extensions import Extension
-from syncws.frames import Side
+from syncws.frames import Side, lib
 from syncws.headers import Headers
 from syncws.http11 import Request, Response
 from syncws.options import Options
@@ -95,6 +95,11 @@ class Pair:
             client.join()
         self.connection = connection_over(transport, self.reader, **options)
         self.channel = self.connection._channel
+
+    def take(self) -> None:
+        """Makes this thread the reading one, when the reader thread is done with a ticket of TLS."""
+        c, mode = self.channel.c, lib.SYNCWS_TAKE_WAIT
+        assert eventually(lambda: lib.syncws_take(c, mode) == lib.SYNCWS_OK)
 
     def close(self) -> None:
         self.connection.abort()

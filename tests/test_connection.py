@@ -174,7 +174,7 @@ def test_a_first_call_in_a_thread_makes_its_memory(pair: Pair) -> None:
 
 def test_a_call_without_memory_leaves_an_interrupted_call_the_connection(pair: Pair) -> None:
     def interrupted() -> int:
-        assert lib.syncws_take(pair.channel.c, lib.SYNCWS_TAKE_WAIT) == lib.SYNCWS_OK
+        pair.take()
         # What a signal handler does that runs here, in a thread that has no memory yet.
         with pytest.raises(syncws.ConcurrencyError):
             pair.connection.recv(PATIENCE)
@@ -428,7 +428,7 @@ def test_start_close_does_not_wait(pair: Pair) -> None:
 
 
 def test_g8x_close_inside_another_call_only_begins_it(pair: Pair) -> None:
-    assert lib.syncws_take(pair.channel.c, lib.SYNCWS_TAKE_WAIT) == lib.SYNCWS_OK
+    pair.take()
     try:
         start = time.monotonic()
         pair.connection.close()
