@@ -97,7 +97,7 @@ class Pair:
         self.channel = self.connection._channel
 
     def take(self) -> None:
-        """Makes this thread the reading one, when the reader thread is done with a ticket of TLS."""
+        """Makes this thread the reading one, when the reader thread has read tickets of TLS."""
         c, mode = self.channel.c, lib.SYNCWS_TAKE_WAIT
         assert eventually(lambda: lib.syncws_take(c, mode) == lib.SYNCWS_OK)
 
