@@ -54,6 +54,10 @@ class Stream:
         return [data.decode() if pieces[0].opcode == Opcode.TEXT else data]
 
 
+# Results of C after which there are records.
+_DECODED = frozenset({lib.SYNCWS_RECORDS, lib.SYNCWS_RECORDS_MORE, lib.SYNCWS_RECORDS_FAILED})
+
+
 class DeliveryChannel(EncodingChannel):
     """The inbound queue. Methods may be called by any thread unless they say otherwise.
 
@@ -145,18 +149,14 @@ class DeliveryChannel(EncodingChannel):
 
     def _digest(self, scratch: Any, code: int) -> None:
         """Delivers what a read brought, and notes how the input ended, if it did."""
-        while code in (lib.SYNCWS_RECORDS, lib.SYNCWS_RECORDS_MORE, lib.SYNCWS_RECORDS_FAILED):
+        while code in _DECODED and scratch.unclaimed & 1:
             if scratch.unclaimed == lib.SYNCWS_UNCLAIMED:
                 self._deliver(scratch)
-            elif scratch.unclaimed != lib.SYNCWS_REST:
-                break
             if self.decoder.handed_out:
                 # An idle connection keeps no memory for its biggest message.
                 lib.syncws_decoder_reclaim(self.decoder)
-            if code != lib.SYNCWS_RECORDS_MORE:
-                break
-            if self.end is not None:
-                scratch.unclaimed = lib.SYNCWS_CLAIMED  # nobody wants the rest
+            if code != lib.SYNCWS_RECORDS_MORE or self.end is not None:
+                scratch.unclaimed = lib.SYNCWS_CLAIMED  # behind the end nobody wants the rest
                 break
             code = lib.syncws_decode_rest(self.c, scratch)
         if self.end is not None:
