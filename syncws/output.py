@@ -339,9 +339,9 @@ class OutputChannel:
                 self._wait_for_other_message(deadline)
             elif result == lib.SYNCWS_FULL:
                 self.wait_for_room(deadline, "the connection can still be used")
-            elif result == lib.SYNCWS_NO_SCRATCH:
-                thread_scratch()
-            elif result != lib.SYNCWS_UNENCODED:
+            elif result in (lib.SYNCWS_NO_SCRATCH, lib.SYNCWS_UNENCODED):
+                thread_scratch()  # for the first try
+            else:
                 self.raise_closed(result, deadline)
             encoded = first_byte | lib.SYNCWS_ENCODED
             result = lib.syncws_send(self.c, encoded, data, len(data))
