@@ -125,6 +125,7 @@ class EncodingChannel(OutputChannel):
     def send_slowly(
         self, result: int, first_byte: int, data: bytes, deadline: float | None
     ) -> None:
+        """The same, of a message that an extension may have to see."""
         if result == lib.SYNCWS_UNENCODED and self.send_encoded(
             first_byte & 15, data, None, deadline
         ):

@@ -224,7 +224,7 @@ class _Memory(dict[int, tuple[Any, Any, bool]]):
 
     The key is that of a result of ``syncws_receive()``: from the bit ``SYNCWS_MEMORY_SHIFT`` on.
     The value: the field ``packed`` as bytes; the field ``unclaimed`` as item 0, which costs less
-    to set than a field; whether a message is text.
+    to set than a field; whether a message is text, which the key's lowest bit says.
     """
 
     def __missing__(self, key: int) -> tuple[Any, Any, bool]:

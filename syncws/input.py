@@ -45,7 +45,7 @@ def take_single(scratch: Any) -> str | bytes:
     data = ffi.unpack(scratch.data, scratch.length) if scratch.length else b""
     message = data.decode() if scratch.code == lib.SYNCWS_GOT_TEXT else data
     # Nothing is called from here to the caller's use of the result.
-    scratch.unclaimed = 0
+    scratch.unclaimed = lib.SYNCWS_CLAIMED
     return message
 
 
@@ -129,7 +129,7 @@ class InputChannel(DeliveryChannel):
 
     def recover(self, scratch: Any) -> None:
         """After an exception in the middle of a call: what C decoded is not lost."""
-        # Or it is that of an interrupted call on another connection.
+        # What is in there may also be an interrupted call's on another connection.
         found = scratch.unclaimed & 1 and scratch.channel == self.c
         if lib.syncws_is_mine(self.c):
             self._digest_and_leave(scratch, scratch.code if found else lib.SYNCWS_TIMED_OUT)
@@ -220,7 +220,7 @@ class InputChannel(DeliveryChannel):
                     code = int(lib.SYNCWS_END_OF_STREAM)
                 elif count is not None:
                     # Here, because after an interrupt nobody would know of these bytes.
-                    scratch.unclaimed = 0
+                    scratch.unclaimed = lib.SYNCWS_CLAIMED
                     code = lib.syncws_decode_input(self.c, scratch, count)
             except OSError as error:
                 scratch.error_number = error.errno or 0
@@ -229,7 +229,7 @@ class InputChannel(DeliveryChannel):
             except BaseException as error:
                 lost = scratch.unclaimed != lib.SYNCWS_UNCLAIMED
                 if lost:
-                    scratch.unclaimed = 0  # other connections' calls need it
+                    scratch.unclaimed = lib.SYNCWS_CLAIMED  # other connections' calls need it
                 lib.syncws_list(self.c, 1)  # the first call: see flush()
                 if lost:
                     # Interrupted inside: nobody knows what the transport has given.
@@ -237,7 +237,7 @@ class InputChannel(DeliveryChannel):
                 self._moving = 0
                 raise
             if scratch.unclaimed == lib.SYNCWS_FILLING:
-                scratch.unclaimed = 0
+                scratch.unclaimed = lib.SYNCWS_CLAIMED
             self._moving = 0
         return code
 

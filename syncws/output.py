@@ -343,6 +343,7 @@ class OutputChannel:
                 thread_scratch()  # for the first try
             else:
                 self.raise_closed(result, deadline)
+            # Extensions have been asked: see EncodingChannel.
             encoded = first_byte | lib.SYNCWS_ENCODED
             result = lib.syncws_send(self.c, encoded, data, len(data))
 
