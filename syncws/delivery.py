@@ -228,8 +228,9 @@ class DeliveryChannel(EncodingChannel):
         self._inbound_bytes += size
 
     def _queued_pieces(self) -> tuple[Record, ...]:
+        # Those of a message that is to become whole are no queue: it may always be completed.
         stream = self.incoming
-        return () if stream is None else tuple(stream.pieces)
+        return () if stream is None or stream.fate == Stream.KEPT else tuple(stream.pieces)
 
     def _over(self, high: int) -> bool:
         """Whether the inbound queue is above ``high`` bytes or ``max_queue`` messages."""

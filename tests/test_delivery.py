@@ -174,6 +174,23 @@ def test_what_comes_after_our_close_frame_is_bounded() -> None:
         assert HIGH_WATER <= len(meeting.channel.inbound) * CHUNK <= HIGH_WATER + 8 * CHUNK
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_message_that_is_to_be_whole_does_not_pause_itself(kept: bool) -> None:
+    with Meeting(max_size=4 * MIB) as meeting:
+        assert meeting.channel.begin_stream(None) is None
+        if kept:
+            meeting.channel.end_stream()
+        sender = InThread(meeting.peer.send, frame(BINARY, bytes(3 * MIB)))
+        if kept:
+            meeting.stepped.turn_until(lambda: bool(meeting.channel.inbound))
+            assert meeting.receive() == bytes(3 * MIB)
+        else:
+            meeting.stepped.turn_until(lambda: meeting.has(lib.SYNCWS_FLAG_PAUSED))
+            while sender.is_alive():
+                meeting.channel.next_piece(None)
+        sender.result()
+
+
 def test_one_connection_does_not_keep_the_reader_from_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
