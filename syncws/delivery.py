@@ -70,6 +70,7 @@ class DeliveryChannel(EncodingChannel):
     """
 
     __slots__ = (
+        "_drops",
         "_inbound_bytes",
         "_paused_length",
         "_undo",
@@ -106,6 +107,8 @@ class DeliveryChannel(EncodingChannel):
         if chain is not None:
             chain.configure(self.decoder)
             self._undo = RecordDecoder(chain)
+        # The owner's: messages have been dropped, so those that follow must be, too.
+        self._drops = False
         # Whole messages; appended to by the owner, popped by any thread without a lock.
         self.inbound: collections.deque[str | bytes] = collections.deque()
         # Pops them; raises IndexError if there is none. A `for` over it takes a message
@@ -199,8 +202,10 @@ class DeliveryChannel(EncodingChannel):
         if undo is not None and undo.error is not None and self.end is None:
             self.decoder.closed = 1  # nothing is decoded behind it
             self.end = undo.error
-        if self.closing.sent is not None and self._over(HIGH_WATER):
-            messages = []  # nobody may ever take them, and the close frame must be reached
+        if messages and self.closing.sent is not None and (self._drops or self._over(HIGH_WATER)):
+            # Nobody may ever take them, and the close frame must be reached.
+            self._drops = True
+            messages = []
         inbound, stream = self.inbound, self.incoming
         finished = bool(pieces) and pieces[-1].last
         while stream is not None:

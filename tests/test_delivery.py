@@ -174,6 +174,23 @@ def test_what_comes_after_our_close_frame_is_bounded() -> None:
         assert HIGH_WATER <= len(meeting.channel.inbound) * CHUNK <= HIGH_WATER + 8 * CHUNK
 
 
+def test_once_something_was_dropped_everything_behind_it_is() -> None:
+    with Meeting(close_timeout=None) as meeting:
+        meeting.channel.start_close(Close(1000, ""))
+        payloads = [bytes([number]) * CHUNK for number in range(1, 65)]
+        frames = [frame(BINARY, payload) for payload in payloads]
+        sender = InThread(meeting.peer.send, *frames[:32])
+        meeting.stepped.turn_until(lambda: not sender.is_alive())
+        meeting.stepped.turns(20)
+        taken = [meeting.channel.inbound.popleft() for _ in range(10)]
+        sender = InThread(meeting.peer.send, *frames[32:], frame(CLOSE, b"\x03\xe8"))
+        meeting.stepped.turn_until(lambda: meeting.channel.closing.complete)
+        sender.result()
+        taken += meeting.channel.inbound
+        assert taken == payloads[: len(taken)]
+        assert len(taken) < 32
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_message_that_is_to_be_whole_does_not_pause_itself(kept: bool) -> None:
     with Meeting(max_size=4 * MIB) as meeting:
