@@ -55,6 +55,9 @@ class PingWaiter:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the pong.
 
+        Meanwhile up to ``max_size`` bytes of messages are queued that nobody receives: the
+        pong comes behind them.
+
         Args:
             timeout: Seconds; ``None`` waits until the connection ends.
 
@@ -66,9 +69,10 @@ class PingWaiter:
         """
         deadline = check_timeout(timeout)
         pending, channel = self._pending, self._channel
-        channel.wait_until(
-            lambda: pending.done or channel.end is not None or channel.gone, deadline
-        )
+        with channel.reading_on():
+            channel.wait_until(
+                lambda: pending.done or channel.end is not None or channel.gone, deadline
+            )
         if pending.done:
             return True
         if channel.end is not None:

@@ -84,6 +84,17 @@ def test_a_ping_can_be_waited_for() -> None:
         timer.join()
 
 
+def test_a_pong_behind_messages_that_nobody_takes() -> None:
+    messages = [bytes([number]) * 500_000 for number in range(10)]
+    with Pair() as pair:
+        waiter = pair.connection.ping(b"x")
+        data = b"".join(frame(2, message) for message in messages) + frame(10, b"x")
+        sending = InThread(pair.peer.sendall, data)
+        assert waiter.wait(PATIENCE)
+        sending.result()
+        assert [pair.connection.recv(0) for _ in messages] == messages
+
+
 @pytest.mark.parametrize("ending", ["close", "eof", "abort"])
 def test_a_ping_whose_connection_ends(ending: str) -> None:
     with Pair() as pair:
