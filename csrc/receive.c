@@ -87,6 +87,11 @@ static int decoded(const syncws_channel *channel, syncws_scratch *scratch, int r
 }
 
 static int read_and_decode(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
+    if (channel->decoder.backlog) {
+        /* It comes before what the socket has. */
+        scratch->record_count = 0;
+        return decoded(channel, scratch, SYNCWS_DECODED);
+    }
     int64_t deadline = -1;
     int recv_waits = channel->recv_waits && (timeout_ms < 0 || timeout_ms >= SYNCWS_FIRST_WAIT_MS);
     for (;;) {

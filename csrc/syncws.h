@@ -158,6 +158,8 @@ typedef struct {
     uint8_t streaming;       /* 1: the current or next message comes in PIECEs; cleared by its last */
     uint8_t allowed_rsv;     /* RSV bits that a data message's first frame may set */
     uint8_t all_pieces;      /* 1: every message comes in PIECEs, and its text is not checked */
+    uint8_t backlog;         /* 1: what was decoded before waits for extensions.  Nothing to the
+                              * decoder: see syncws_read() */
     uint16_t allowed_opcodes; /* bit n: the reserved opcode n may come; a message in PIECEs, or
                                * a CONTROL (RFC 6455 section 5.2) */
     /* Results. */

@@ -28,6 +28,9 @@ __all__ = ["Channel", "Pending"]
 # How long a program may take to come back for more before a parked end is acted on.
 GRACE = 1.0  # seconds
 
+# See Channel._life().
+Life = tuple[int, int, int]
+
 
 class Pending:
     """A ping whose pong has not come. ``done`` is set before waiters are woken."""
@@ -94,13 +97,11 @@ class Channel(EndingChannel):
             raise
 
     def control(self, record: Record) -> None:
-        """Acts on a ping, pong or close frame (the owner)."""
+        """Acts on a ping or pong (the owner)."""
         if record.opcode == Opcode.PING:
             self.send_control(Opcode.PONG, record.data)
-        elif record.opcode == Opcode.PONG:
-            self._pong(record.data)
         else:
-            self.end = record.data
+            self._pong(record.data)
 
     def send_extension_control(self, opcode: int, payload: bytes) -> bool:
         """Sends a control frame for an extension without waiting; see ``SendControl``.
@@ -165,7 +166,7 @@ class Channel(EndingChannel):
         if self.pings and patience is not None and len(self.pings) > 16:
             return  # enough of them wait already; the check of the first decides
         # Before the ping: another thread may have read the pong when ping() returns.
-        life = (lib.syncws_received(self.c), lib.syncws_drained(self.c))
+        life = self._life()
         try:
             self.ping(None)
         except Exception:
@@ -173,14 +174,18 @@ class Channel(EndingChannel):
         if patience is not None:
             self._check_life_at(now + patience, life)
 
-    def _check_life_at(self, when: float, life: tuple[int, int]) -> None:
+    def _life(self) -> Life:
+        """What changes when the peer has done something, or may have had no chance to be heard."""
+        return lib.syncws_received(self.c), lib.syncws_drained(self.c), self._portions
+
+    def _check_life_at(self, when: float, life: Life) -> None:
         # Weakly: no connection outlives its end for a question that nobody asks any more.
         self.reader.call_at(when, _check_life_of, weakref.ref(self), life)
 
-    def _check_life(self, life: tuple[int, int]) -> None:
+    def _check_life(self, life: Life) -> None:
         if self.gone or self.closing.state is not State.OPEN:
             return
-        if (lib.syncws_received(self.c), lib.syncws_drained(self.c)) != life:
+        if self._life() != life:
             return
         if lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_PAUSED | lib.SYNCWS_FLAG_PARKED):
             # We stopped reading ourselves: the clock stands still.
@@ -233,12 +238,18 @@ class Channel(EndingChannel):
         if interest > 0:
             self.reader.watch(self.transport.fileno(), interest, self.on_ready)
         flags = lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_ARMED | lib.SYNCWS_FLAG_PAUSED)
-        if self.transport.external and flags == lib.SYNCWS_FLAG_ARMED:
-            with self.state_lock:
-                pending = self.transport.pending()
-            if pending:
-                # What the transport holds already, no selector will report.
-                self.reader.call_soon(self.on_ready, READ)
+        if flags == lib.SYNCWS_FLAG_ARMED and self._holds_input():
+            # No selector will report it.
+            self.reader.call_soon(self.on_ready, READ)
+
+    def _holds_input(self) -> bool:
+        """Whether there is input that the socket has given already."""
+        if self._backlog:
+            return True
+        if not self.transport.external:
+            return False
+        with self.state_lock:
+            return self.transport.pending()
 
     def _ask_again(self) -> None:
         self._stall_timer = None
@@ -330,7 +341,7 @@ def _control_sender(channel: Channel) -> SendControl:
     return send_control
 
 
-def _check_life_of(reference: weakref.ref[Channel], life: tuple[int, int]) -> None:
+def _check_life_of(reference: weakref.ref[Channel], life: Life) -> None:
     channel = reference()
     if channel is not None:
         channel._check_life(life)

@@ -7,6 +7,7 @@ the messages go (:mod:`.delivery`, :mod:`.protocol`).
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable
 
 from .exceptions import ProtocolError
@@ -78,56 +79,65 @@ class RecordDecoder:
             interrupted: what extensions have taken cannot be given to them again.
     """
 
-    __slots__ = ("_chain", "_opcode", "busy", "error", "gathered")
+    __slots__ = ("_chain", "_made", "_opcode", "busy", "error", "gathered")
 
     def __init__(self, chain: ExtensionChain) -> None:
         self._chain = chain
         self.gathered: _Message | None = None
         self._opcode = 0  # of that message
+        self._made = 0  # bytes that extensions made in this call
         self.busy = False
         self.error: ProtocolError | None = None
 
-    def decode(self, records: Iterable[Record], streaming: bool) -> list[Record]:
+    def decode(
+        self, records: Iterable[Record], streaming: bool, room: int | None = None
+    ) -> tuple[list[Record], list[Record]]:
         """Decodes records, in order, up to the first that cannot be decoded.
 
         Args:
             records: As the C decoder gives them.
             streaming: The current message, or else the next one, is wanted in pieces.
+            room: Bytes after which extensions need not make more; ``None``: no limit.
 
         Returns:
-            Records without RSV bits or opcodes of extensions. A message that was encoded is
-            a ``MESSAGE``, or if it is wanted in pieces, one or more ``PIECE``.
+            Records without RSV bits or opcodes of extensions, and the rest, to be decoded
+            later. A message that was encoded is a ``MESSAGE``, or if it is wanted in pieces,
+            one or more ``PIECE``.
         """
         found: list[Record] = []
+        rest = collections.deque(records)
+        self._made = 0
         if self.busy:
             self._fail(InterruptedError("interrupted while an extension was decoding"))
-        for record in records:
-            if self.error is not None:
-                break
+        while rest and self.error is None and (room is None or self._made < room):
+            record = rest.popleft()
             if record.kind == _ROW:
-                self._decode_row(record, found)
+                later = self._decode_row(record, found)
+                if later:
+                    rest.appendleft(record._replace(data=later))
                 continue
             self._decode_other(record, streaming, found)
             if record.kind == _PIECE and record.last:
                 streaming = False
-        return found
+        return found, [] if self.error is not None else list(rest)
 
     def _is_encoded(self, record: Record) -> bool:
         return record.kind == _PIECE and (
             record.rsv != 0 or self._chain.sees_all or record.opcode > Opcode.BINARY
         )
 
-    def _decode_row(self, record: Record, found: list[Record]) -> None:
-        encoded = record.data
-        while encoded and self.error is None:
-            self.busy = True
-            messages, error = self._chain.decode_messages(record.opcode, record.rsv, encoded)
-            if messages:
-                # The messages say themselves what they are.
-                found.append(Record(lib.SYNCWS_RUN, record.opcode, messages))
-            del encoded[: len(messages)]
-            if error is not None:
-                self._fail(error)
+    def _decode_row(self, record: Record, found: list[Record]) -> list[bytes]:
+        """Decodes messages of a row, not many more than memory allows; returns the others."""
+        encoded: list[bytes] = record.data
+        self.busy = True
+        messages, error = self._chain.decode_messages(record.opcode, record.rsv, encoded)
+        if messages:
+            # The messages say themselves what they are.
+            found.append(Record(lib.SYNCWS_RUN, record.opcode, messages))
+            self._made += sum(map(len, messages))
+        if error is not None:
+            self._fail(error)
+        return encoded[len(messages) :]
 
     def _decode_other(self, record: Record, streaming: bool, found: list[Record]) -> None:
         if record.kind == _CONTROL and record.opcode > Opcode.PONG:
@@ -151,6 +161,7 @@ class RecordDecoder:
         self, fragment: Fragment, parts: list[bytes], streaming: bool, found: list[Record]
     ) -> None:
         opcode, last = fragment.opcode, fragment.last
+        self._made += sum(map(len, parts))
         gathered, self.gathered = self.gathered, None
         if streaming:
             if gathered is not None:

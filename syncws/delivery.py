@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .decoding import RecordDecoder
@@ -70,9 +70,11 @@ class DeliveryChannel(EncodingChannel):
     """
 
     __slots__ = (
+        "_backlog",
         "_drops",
         "_inbound_bytes",
         "_paused_length",
+        "_portions",
         "_undo",
         "decoder",
         "end",
@@ -107,6 +109,11 @@ class DeliveryChannel(EncodingChannel):
         if chain is not None:
             chain.configure(self.decoder)
             self._undo = RecordDecoder(chain)
+        # The owner's: what extensions have not decoded yet, for it may become a thousand times
+        # as long. As long as there is any, `decoder.backlog` is set, and nothing is read.
+        self._backlog: Sequence[Record] = ()
+        # How often some of it was decoded.
+        self._portions = 0
         # The owner's: messages have been dropped, so those that follow must be, too.
         self._drops = False
         # Whole messages; appended to by the owner, popped by any thread without a lock.
@@ -127,7 +134,7 @@ class DeliveryChannel(EncodingChannel):
         self.end: bytes | BaseException | None = None
 
     def control(self, record: Record) -> None:
-        """Acts on a ping, pong or close frame (the owner)."""
+        """Acts on a ping or pong (the owner)."""
         raise NotImplementedError
 
     def take_queued(self) -> str | bytes | None:
@@ -154,7 +161,7 @@ class DeliveryChannel(EncodingChannel):
         """Delivers what a read brought, and notes how the input ended, if it did."""
         while code in _DECODED and scratch.unclaimed & 1:
             if scratch.unclaimed == lib.SYNCWS_UNCLAIMED:
-                self._deliver(scratch)
+                self._claim(scratch)
             if self.decoder.handed_out:
                 # An idle connection keeps no memory for its biggest message.
                 lib.syncws_decoder_reclaim(self.decoder)
@@ -162,7 +169,8 @@ class DeliveryChannel(EncodingChannel):
                 scratch.unclaimed = lib.SYNCWS_CLAIMED  # behind the end nobody wants the rest
                 break
             code = lib.syncws_decode_rest(self.c, scratch)
-        if self.end is not None:
+        self._decode_backlog()
+        if self.end is not None or self._backlog:
             return
         if self.decoder.failure:  # whatever `code` is: an interrupt may have come before
             self.end = failure_error(self.decoder)
@@ -176,16 +184,44 @@ class DeliveryChannel(EncodingChannel):
                 else OSError(scratch.error_number, "reading from the connection failed")
             )
 
-    def _deliver(self, scratch: Any) -> None:
+    def _claim(self, scratch: Any) -> None:
+        """Takes what C decoded out of the scratch."""
+        more = scratch.code == lib.SYNCWS_RECORDS_MORE
+        left = lib.SYNCWS_REST if more else lib.SYNCWS_CLAIMED
+        if self._undo is None:
+            return self._deliver(read_records(scratch), scratch, left)
+        backlog = [*self._backlog, *read_records(scratch)]
+        waits = 1 if backlog else 0
+        # No call from here on, so all of it or nothing.
+        self.decoder.backlog = waits
+        self._backlog = backlog
+        scratch.unclaimed = left
+
+    def _decode_backlog(self) -> None:
+        """Lets extensions decode until the inbound queue is full, but some of it in any case."""
+        undo = self._undo
+        while undo is not None and self._backlog and self.end is None:
+            records, rest = undo.decode(self._backlog, self.incoming is not None, HIGH_WATER)
+            self._deliver(records, None, 0, rest)
+            self._portions += 1
+            if rest and self._should_pause():
+                break
+
+    def _deliver(
+        self, records: Iterable[Record], scratch: Any, left: int, rest: Sequence[Record] = ()
+    ) -> None:
+        """Delivers all of them or, if it is interrupted, none.
+
+        Args:
+            scratch: What they are from; its ``unclaimed`` becomes ``left``.
+            rest: What becomes the backlog instead, if they are from there.
+        """
         messages: list[str | bytes] = []
         pieces: list[Record] = []
         size = 0
-        more = scratch.code == lib.SYNCWS_RECORDS_MORE
-        left = lib.SYNCWS_REST if more else lib.SYNCWS_CLAIMED
-        records: Iterable[Record] = read_records(scratch)
+        waits = 1 if rest else 0
         undo = self._undo
-        if undo is not None:
-            records = undo.decode(records, self.incoming is not None)
+        end: bytes | BaseException | None = None
         for record in records:
             kind = record.kind
             if kind == lib.SYNCWS_RUN:
@@ -195,42 +231,48 @@ class DeliveryChannel(EncodingChannel):
                 messages.append(record.data)
                 size += len(record.data)
             elif kind == lib.SYNCWS_CONTROL:
-                self.control(record)
+                if record.opcode == Opcode.CLOSE:
+                    end = record.data
+                else:
+                    self.control(record)
             else:
                 pieces.append(record)
                 size += len(record.data)
-        if undo is not None and undo.error is not None and self.end is None:
+        if undo is not None and undo.error is not None and end is None:
             self.decoder.closed = 1  # nothing is decoded behind it
-            self.end = undo.error
+            end = undo.error
         if messages and self.closing.sent is not None and (self._drops or self._over(HIGH_WATER)):
             # Nobody may ever take them, and the close frame must be reached.
             self._drops = True
             messages = []
-        inbound, stream = self.inbound, self.incoming
+        stream = self.incoming
         finished = bool(pieces) and pieces[-1].last
-        while stream is not None:
-            fate = stream.fate
-            # Whole messages can only have come after the last piece.
-            kept = stream.whole(pieces) + messages if finished and fate == Stream.KEPT else messages
+        while True:
+            fate = None if stream is None else stream.fate
+            kept = messages
+            if stream is not None and finished and fate == Stream.KEPT:
+                # Whole messages can only have come after the last piece.
+                kept = stream.whole(pieces) + messages
             # No call from here on, so no signal handler and no other thread in between.
-            if stream.fate != fate:
+            if stream is not None and stream.fate != fate:
                 continue
-            inbound += kept
-            if fate != Stream.DROPPED:
-                stream.pieces += pieces
-            if undo is not None:
-                undo.busy = False
-            scratch.unclaimed = left
+            self.inbound += kept
             self._inbound_bytes += size
-            if finished:
-                stream.finished = True
-                self.incoming = None
+            if undo is None:
+                scratch.unclaimed = left
+            else:
+                undo.busy = False
+                self._backlog = rest
+                self.decoder.backlog = waits
+            if end is not None:
+                self.end = end
+            if stream is not None:
+                if fate != Stream.DROPPED:
+                    stream.pieces += pieces
+                if finished:
+                    stream.finished = True
+                    self.incoming = None
             return
-        inbound += messages
-        if undo is not None:
-            undo.busy = False
-        scratch.unclaimed = left
-        self._inbound_bytes += size
 
     def _queued_pieces(self) -> tuple[Record, ...]:
         # Those of a message that is to become whole are no queue: it may always be completed.

@@ -248,8 +248,7 @@ class EndingChannel(StreamingChannel):
                 if self.end is not None:
                     code = self._end_here()
         except BaseException:
-            if lib.syncws_is_mine(self.c) and scratch.unclaimed & 1:
-                self._digest(scratch, scratch.code)
+            self._digest_again(scratch)
             raise
         finally:
             flags = lib.syncws_finish(

@@ -22,6 +22,8 @@ _MESSAGES = (Opcode.TEXT, Opcode.BINARY)
 _PIECE = lib.SYNCWS_PIECE
 _BOUNDARY = lib.SYNCWS_UTF8_BOUNDARY
 _INVALID = lib.SYNCWS_UTF8_INVALID
+# Bytes of messages after which the others of a row can wait.
+_ENOUGH = 2**20
 
 
 def encoded_limit(max_size: int | None) -> int:
@@ -253,7 +255,7 @@ class ExtensionChain:
     def decode_messages(
         self, opcode: int, rsv: int, encoded: Sequence[bytes]
     ) -> tuple[list[str | bytes], BaseException | None]:
-        """Decodes whole messages, one after the other: all, or the first of them.
+        """Decodes whole messages, one after the other: all, or the first MiB of them.
 
         Args:
             opcode: Of each.
@@ -264,6 +266,7 @@ class ExtensionChain:
             Those decoded, and why the next one cannot be, if it cannot.
         """
         messages: list[str | bytes] = []
+        made = 0
         try:
             if self._short is not None:
                 done = self._short.decode_messages(encoded, self._max_size)
@@ -278,6 +281,9 @@ class ExtensionChain:
                 assert fragment is not None
                 data = bytes(fragment.data)
                 messages.append(data.decode() if fragment.opcode == Opcode.TEXT else data)
+                made += len(data)
+                if made >= _ENOUGH:
+                    break
         except Exception as error:
             return messages, error
         return messages, None

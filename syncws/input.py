@@ -158,8 +158,7 @@ class InputChannel(DeliveryChannel):
                     self._digest(scratch, code)
                     code = lib.SYNCWS_OK
         except BaseException:
-            if lib.syncws_is_mine(self.c) and scratch.unclaimed & 1:
-                self._digest(scratch, scratch.code)
+            self._digest_again(scratch)
             raise
         finally:
             # No Python function is called before C lets go: a signal handler could raise
@@ -183,8 +182,7 @@ class InputChannel(DeliveryChannel):
             if lib.syncws_is_mine(self.c):
                 self._digest(scratch, code)
         except BaseException:
-            if lib.syncws_is_mine(self.c) and scratch.unclaimed & 1:
-                self._digest(scratch, scratch.code)
+            self._digest_again(scratch)
             raise
         finally:
             flags = lib.syncws_finish(
@@ -194,9 +192,15 @@ class InputChannel(DeliveryChannel):
             )
             self.left(flags)
 
+    def _digest_again(self, scratch: Any) -> None:
+        """After an exception: what the owner has read and not delivered is not lost."""
+        if lib.syncws_is_mine(self.c):
+            unclaimed = scratch.unclaimed & 1
+            self._digest(scratch, scratch.code if unclaimed else lib.SYNCWS_TIMED_OUT)
+
     def _read(self, scratch: Any, milliseconds: int) -> int:
         """The owner reads: by C on a plain socket, else by the transport."""
-        if not self.transport.external:
+        if not self.transport.external or self._backlog:
             return int(lib.syncws_read(self.c, scratch, milliseconds))
         code = self._read_transport(scratch)
         if code == lib.SYNCWS_TIMED_OUT and milliseconds:

@@ -244,7 +244,7 @@ class Protocol:
         records = self._decoder.feed(data)
         error: ProtocolError | None = None
         if self._undo is not None:
-            records = self._undo.decode(records, streaming=False)
+            records, _ = self._undo.decode(records, streaming=False)
             self._undo.busy = False
             error = self._undo.error
         for record in records:

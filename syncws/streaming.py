@@ -70,7 +70,8 @@ class StreamingChannel(InputChannel):
                     code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
                     if code == lib.SYNCWS_OK:
                         stream = self.incoming
-                        if stream is None:
+                        # What waits for extensions was received as whole messages.
+                        if stream is None and not self._backlog:
                             undo = self._undo
                             begun = [] if undo is None else undo.begun()
                             # No call from here on, so all of it or nothing.
@@ -79,7 +80,7 @@ class StreamingChannel(InputChannel):
                             if undo is not None:
                                 fresh.pieces += begun
                                 undo.gathered = None
-                        if stream.fate != Stream.DROPPED:
+                        if stream is not None and stream.fate != Stream.DROPPED:
                             stream.fate = Stream.WANTED
                             self.streaming = stream
                 finally:
@@ -93,6 +94,9 @@ class StreamingChannel(InputChannel):
                 if stream is not None and stream.fate == Stream.WANTED:
                     self.end_stream()
                 raise
+            if stream is None and code == lib.SYNCWS_OK:
+                self.read_once(lib.SYNCWS_TAKE_MESSAGE, 0)
+                continue
             if stream is not None:
                 if stream.fate == Stream.WANTED:
                     return None

@@ -220,7 +220,7 @@ def test_an_end_that_waits_for_its_turn_stops_the_clock() -> None:
         meeting.stepped.fire("_keep_alive")
         meeting.peer.send(frame(TEXT, b"last") + frame(CLOSE))
         meeting.stepped.turns()
-        life = (lib.syncws_received(meeting.c), lib.syncws_drained(meeting.c))
+        life = meeting.channel._life()
         meeting.channel._check_life(life)
         assert not meeting.channel.gone
 
@@ -245,7 +245,7 @@ def test_keepalive_ends_with_the_connection() -> None:
     with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
         meeting.stepped.fire("_keep_alive")
         meeting.channel.start_close(NORMAL)
-        life = (lib.syncws_received(meeting.c), lib.syncws_drained(meeting.c))
+        life = meeting.channel._life()
         meeting.channel._check_life(life)
         assert not meeting.channel.gone
         meeting.stepped.fire("_keep_alive")
@@ -277,7 +277,7 @@ def test_a_close_frame_that_another_thread_sends_just_now_is_the_only_one(
             return int(lib.syncws_flags(c))
 
         interpose(monkeypatch, channel_module, syncws_flags=flags)
-        life = (lib.syncws_received(meeting.c), lib.syncws_drained(meeting.c))
+        life = meeting.channel._life()
         meeting.channel._check_life(life)
         next_ping(meeting)
         closes = meeting.peer.read_frames()

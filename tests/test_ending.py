@@ -363,13 +363,13 @@ def test_messages_that_ctrl_c_stopped_close_from_delivering_are_delivered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Meeting() as meeting:
-        deliver = meeting.channel.__class__._deliver
+        claim = meeting.channel.__class__._claim
 
         def interrupted(self: Any, scratch: Any) -> None:
-            monkeypatch.setattr(meeting.channel.__class__, "_deliver", deliver)
+            monkeypatch.setattr(meeting.channel.__class__, "_claim", claim)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(meeting.channel.__class__, "_deliver", interrupted)
+        monkeypatch.setattr(meeting.channel.__class__, "_claim", interrupted)
         thread = closing(meeting)
         meeting.peer.send(frame(TEXT, b"one"))
         with pytest.raises(KeyboardInterrupt):

@@ -186,11 +186,11 @@ def test_a_second_ctrl_c_ends_the_connection_rather_than_losing_its_place(
     with Meeting() as meeting:
         meeting.peer.send(frame(TEXT, b"lost"))
 
-        def deliver(self: InputChannel, scratch: Any) -> None:
+        def claim(self: InputChannel, scratch: Any) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(InputChannel, "_deliver", deliver)
+            patch.setattr(InputChannel, "_claim", claim)
             with pytest.raises(KeyboardInterrupt):
                 meeting.channel.read_once(lib.SYNCWS_TAKE_WAIT, 0)
         assert meeting.channel.gone
@@ -244,23 +244,23 @@ def test_a_signal_handler_inside_the_transport_does_not_enter_it_again(
 
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_interrupted_delivery_happens_once(
+def test_an_interrupted_claimy_happens_once(
     batch: int, delivered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     native(monkeypatch)
     with Meeting() as meeting:
         meeting.peer.send(b"".join(frame(PING, b"%d" % number) for number in range(batch)))
         meeting.peer.send(b"".join(frame(TEXT, b"%d" % number) for number in range(batch)))
-        deliver = InputChannel._deliver
+        claim = InputChannel._claim
         interrupts = [KeyboardInterrupt()]
 
         def once(self: InputChannel, scratch: Any) -> None:
             if delivered or not interrupts:
-                deliver(self, scratch)
+                claim(self, scratch)
             if interrupts:
                 raise interrupts.pop()
 
-        monkeypatch.setattr(InputChannel, "_deliver", once)
+        monkeypatch.setattr(InputChannel, "_claim", once)
         with pytest.raises(KeyboardInterrupt):
             meeting.receive()
         assert not meeting.owned
