@@ -192,6 +192,10 @@ class Channel(EndingChannel):
             assert self.options.ping_timeout is not None
             self._check_life_at(time.monotonic() + self.options.ping_timeout, life)
             return
+        # Reading may go on since a moment ago, and what the peer has said be there.
+        self.read_once(lib.SYNCWS_TAKE_WAIT, 0)
+        if self._life() != life or self.end is not None:
+            return
         error = TimeoutError("no sign of life from the peer (ping_timeout)")
         with self.state_lock:
             payload = self.closing.fail(error, CloseCode.INTERNAL_ERROR, "keepalive ping timeout")

@@ -241,6 +241,20 @@ def test_without_ping_timeout_silence_is_allowed() -> None:
         assert next_ping(meeting)
 
 
+def test_what_the_peer_said_while_we_did_not_read_is_heard_first() -> None:
+    with Meeting(max_queue=1, ping_interval=5.0, ping_timeout=3.0) as meeting:
+        meeting.peer.send_frame(TEXT, b"one")
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        life = meeting.channel._life()
+        meeting.peer.send_frame(PONG, b"alive")
+        meeting.channel.inbound.clear()
+        # The tick lifts the pause; the timer fires before the selector is asked.
+        assert meeting.channel._check_paused()
+        meeting.channel._check_life(life)
+        assert not meeting.channel.gone
+
+
 def test_keepalive_ends_with_the_connection() -> None:
     with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
         meeting.stepped.fire("_keep_alive")
