@@ -202,7 +202,15 @@ class InputChannel(DeliveryChannel):
         """The owner reads: by C on a plain socket, else by the transport."""
         if not self.transport.external or self._backlog:
             return int(lib.syncws_read(self.c, scratch, milliseconds))
-        code = self._read_transport(scratch)
+        transport = self.transport
+        with self.state_lock:
+            # To read in vain costs more than to ask the system first; but nobody waits for
+            # what the calling thread itself is in the middle of.
+            inside = self._moving == threading.get_ident()
+            at_once = inside or transport.pending() or transport.holds_output()
+        code = int(lib.SYNCWS_TIMED_OUT)
+        if at_once or not milliseconds:
+            code = self._read_transport(scratch)
         if code == lib.SYNCWS_TIMED_OUT and milliseconds:
             code = lib.syncws_wait_readable(self.c, milliseconds)
             if code == lib.SYNCWS_OK:

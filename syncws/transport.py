@@ -141,6 +141,10 @@ class Transport:
         """Whether bytes can be received without the socket becoming readable."""
         return False
 
+    def holds_output(self) -> bool:
+        """Whether there are bytes that reading or writing would try to write first."""
+        return False
+
     def handshake(self) -> int:
         """One step of the TLS handshake: 0 when done, else what to wait for."""
         return 0
@@ -310,6 +314,9 @@ class TLSTransport(Transport):
 
     def receive_into(self, memory: memoryview) -> int | None:
         """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""
+        filled: bool | None = True
+        if not (self._incoming.pending or self.tls.pending()):
+            filled = self._fill()  # OpenSSL could only say that it has nothing, by an exception
         while True:
             try:
                 # SSLObject.read() into a buffer returns the count.
@@ -317,13 +324,16 @@ class TLSTransport(Transport):
                 break
             except ssl.SSLWantReadError:
                 # Renegotiation, key updates and alerts leave bytes to be written.
-                self._flush_quietly()
+                if self.holds_output():
+                    self._flush_quietly()
                 if self._unsent_size > _UNSENT_LIMIT:
                     # Not "nothing now": the socket stays readable, and whoever waits for
                     # that would come back at once, for ever.
                     text = "the peer makes TLS answer and takes no answer"
                     raise OSError(errno.ENOBUFS, text) from None
-                if self._fill() is None:
+                if filled is not None:
+                    filled = self._fill()
+                if filled is None:
                     return None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 # Without close_notify the stream ends the same way: RFC 6455 has its
@@ -358,6 +368,10 @@ class TLSTransport(Transport):
     def pending(self) -> bool:
         """Whether bytes can be received without the socket becoming readable."""
         return self.tls.pending() > 0 or self._incoming.pending > 0 or self._below.pending()
+
+    def holds_output(self) -> bool:
+        """Whether there are bytes that reading or writing would try to write first."""
+        return bool(self._unsent) or self._outgoing.pending > 0 or self._below.holds_output()
 
     def end_output(self) -> None:
         """Sends close_notify and half-closes."""

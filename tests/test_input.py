@@ -26,7 +26,7 @@ from syncws.delivery import Stream
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK
 from syncws.frames import ffi, lib, thread_scratch
 from syncws.input import InputChannel
-from syncws.transport import CHUNK, Transport
+from syncws.transport import CHUNK, TLSTransport, Transport
 
 MIXED = (
     frame(TEXT, "é".encode())
@@ -332,6 +332,7 @@ def test_a_broken_stream_tells_its_cause(make_path: Any, monkeypatch: pytest.Mon
                 raise ConnectionResetError(errno.ECONNRESET, "broken")
 
             monkeypatch.setattr(Transport, "receive_into", broken)
+            meeting.peer.send_frame(TEXT, b"lost")
         else:
 
             def read(c: Any, scratch: Any, *_: Any) -> int:
@@ -429,3 +430,19 @@ def test_a_timeout_around_the_first_wait(timeout: float) -> None:
         with pytest.raises(TimeoutError):
             meeting.receive(timeout)
         assert timeout <= time.monotonic() - started < timeout + 5
+
+
+def test_what_tls_has_to_say_itself_is_written_by_who_waits(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """An answer to the peer's TLS that found no room: the peer may say nothing before it."""
+    with Meeting(contexts=(client_context, server_context)) as meeting:
+        transport = meeting.transport
+        assert not transport.holds_output()
+        assert isinstance(transport, TLSTransport)
+        transport.tls.write(frame(TEXT, b"held", mask=bytes(4)))
+        assert transport.holds_output()
+        with pytest.raises(TimeoutError):
+            meeting.receive(0.05)
+        assert not transport.holds_output()
+        assert meeting.next_frame().payload == b"held"

@@ -210,6 +210,7 @@ def test_an_interrupt_inside_the_transport_ends_the_connection(
             raise KeyboardInterrupt
 
         monkeypatch.setattr(Transport, "receive_into", interrupted)
+        meeting.peer.send_frame(TEXT, b"lost")
         with pytest.raises(KeyboardInterrupt):
             meeting.receive()
         with pytest.raises(ConnectionClosedError, match="interrupted while reading"):
@@ -244,7 +245,7 @@ def test_a_signal_handler_inside_the_transport_does_not_enter_it_again(
 
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_interrupted_claimy_happens_once(
+def test_an_interrupted_delivery_happens_once(
     batch: int, delivered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     native(monkeypatch)
@@ -283,10 +284,10 @@ def test_a_second_ctrl_c_inside_the_transport_is_made_good_by_the_reader(
                 with pytest.raises(KeyboardInterrupt):
                     meeting.receive()
 
+        meeting.peer.send_frame(TEXT, b"lost")
         InThread(receive).result()
         assert not meeting.owned
         # Nobody can know what the transport has given, so nobody asks it again.
-        meeting.peer.send_frame(TEXT, b"lost")
         with pytest.raises(TimeoutError):
             meeting.receive(0.0)
         meeting.stepped.turns()
@@ -304,6 +305,7 @@ def test_after_a_second_ctrl_c_the_threads_memory_serves_others(
         def interrupted(*_: Any) -> Any:
             raise KeyboardInterrupt
 
+        meeting.peer.send_frame(TEXT, b"lost")
         with monkeypatch.context() as patch:
             patch.setattr(Transport, "receive_into", interrupted)
             patch.setattr(Channel, "abort", interrupted)
