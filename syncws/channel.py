@@ -163,14 +163,14 @@ class Channel(EndingChannel):
             return
         now = time.monotonic()
         self._keepalive_timer = self.reader.call_at(now + interval, self._keep_alive)
-        if self.pings and patience is not None and len(self.pings) > 16:
-            return  # enough of them wait already; the check of the first decides
         # Before the ping: another thread may have read the pong when ping() returns.
         life = self._life()
-        try:
-            self.ping(None)
-        except Exception:
-            return  # closing, and its own timer runs
+        # Enough of them may wait already, if the peer speaks and never answers.
+        if patience is None or len(self.pings) <= 16:
+            try:
+                self.ping(None)
+            except Exception:
+                return  # closing, and its own timer runs
         if patience is not None:
             self._check_life_at(now + patience, life)
 
@@ -182,6 +182,10 @@ class Channel(EndingChannel):
         # Weakly: no connection outlives its end for a question that nobody asks any more.
         self.reader.call_at(when, _check_life_of, weakref.ref(self), life)
 
+    def _ask_later(self, life: Life) -> None:
+        assert self.options.ping_timeout is not None
+        self._check_life_at(time.monotonic() + self.options.ping_timeout, life)
+
     def _check_life(self, life: Life) -> None:
         if self.gone or self.closing.state is not State.OPEN:
             return
@@ -189,13 +193,14 @@ class Channel(EndingChannel):
             return
         if lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_PAUSED | lib.SYNCWS_FLAG_PARKED):
             # We stopped reading ourselves: the clock stands still.
-            assert self.options.ping_timeout is not None
-            self._check_life_at(time.monotonic() + self.options.ping_timeout, life)
-            return
+            return self._ask_later(life)
         # Reading may go on since a moment ago, and what the peer has said be there.
-        self.read_once(lib.SYNCWS_TAKE_WAIT, 0)
+        code = self.read_once(lib.SYNCWS_TAKE_WAIT, 0)
         if self._life() != life or self.end is not None:
             return
+        if code == lib.SYNCWS_BUSY and lib.syncws_wait_readable(self.c, 0) == lib.SYNCWS_OK:
+            # Who reads is in the middle of something else: a signal handler, an extension.
+            return self._ask_later(life)
         error = TimeoutError("no sign of life from the peer (ping_timeout)")
         with self.state_lock:
             payload = self.closing.fail(error, CloseCode.INTERNAL_ERROR, "keepalive ping timeout")

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from channels import InThread, Meeting, interpose
+from channels import InThread, Meeting, interpose, owned_elsewhere
 from reliability.peer import CLOSE, PING, PONG, TEXT, frame
 
 from syncws import channel as channel_module
@@ -253,6 +253,31 @@ def test_what_the_peer_said_while_we_did_not_read_is_heard_first() -> None:
         assert meeting.channel._check_paused()
         meeting.channel._check_life(life)
         assert not meeting.channel.gone
+
+
+def test_what_waits_for_a_busy_thread_is_a_sign_of_life() -> None:
+    with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
+        life = meeting.channel._life()
+        with owned_elsewhere(meeting) as let_go:
+            meeting.peer.send_frame(PONG, b"alive")
+            meeting.channel._check_life(life)
+            assert not meeting.channel.gone
+            assert len(meeting.stepped.timers("_check_life_of")) == 1
+            let_go()
+
+
+def test_a_peer_that_never_answers_pings_is_missed_when_it_is_gone() -> None:
+    with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
+        for _ in range(20):
+            meeting.stepped.fire("_keep_alive")
+            meeting.peer.send_frame(TEXT, b"something else")
+            meeting.stepped.turns()
+            meeting.stepped.fire("_check_life_of")
+        assert not meeting.channel.gone
+        assert len(meeting.channel.pings) == 17
+        meeting.stepped.fire("_keep_alive")
+        meeting.stepped.fire("_check_life_of")
+        assert meeting.channel.gone
 
 
 def test_keepalive_ends_with_the_connection() -> None:
