@@ -154,7 +154,8 @@ static int is_single(const syncws_channel *channel, const syncws_scratch *scratc
     const syncws_record *record = &scratch->records[0];
     return result == SYNCWS_RECORDS && scratch->record_count == 1 &&
            record->kind == SYNCWS_MESSAGE && !(record->flags & SYNCWS_IN_DECODER) &&
-           !channel->decoder.in_message && !channel->decoder.in_frame;
+           !channel->decoder.in_message && !channel->decoder.in_frame &&
+           !channel->decoder.dropping;
 }
 
 int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {

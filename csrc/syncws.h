@@ -160,6 +160,7 @@ typedef struct {
     uint8_t all_pieces;      /* 1: every message comes in PIECEs, and its text is not checked */
     uint8_t backlog;         /* 1: what was decoded before waits for extensions.  Nothing to the
                               * decoder: see syncws_read() */
+    uint8_t dropping;        /* 1: no message is delivered any more.  See syncws_receive() */
     uint16_t allowed_opcodes; /* bit n: the reserved opcode n may come; a message in PIECEs, or
                                * a CONTROL (RFC 6455 section 5.2) */
     /* Results. */

@@ -359,8 +359,8 @@ class Connection(ConnectionView):
         """Closes the connection: closing handshake, then TCP, within ``close_timeout``.
 
         Never raises for what the peer does; calling it again is harmless. Messages that
-        were received before can still be taken: a mebibyte of them at least, if there are so
-        many. A signal handler inside a call on this connection only begins it.
+        were received before can still be taken, as many as the inbound queue holds. A signal
+        handler inside a call on this connection only begins it.
 
         Args:
             code: 1000, 1001, ... or 3000-4999.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -71,7 +70,6 @@ class DeliveryChannel(EncodingChannel):
 
     __slots__ = (
         "_backlog",
-        "_drops",
         "_inbound_bytes",
         "_paused_length",
         "_portions",
@@ -114,8 +112,6 @@ class DeliveryChannel(EncodingChannel):
         self._backlog: Sequence[Record] = ()
         # How often some of it was decoded.
         self._portions = 0
-        # The owner's: messages have been dropped, so those that follow must be, too.
-        self._drops = False
         # Whole messages; appended to by the owner, popped by any thread without a lock.
         self.inbound: collections.deque[str | bytes] = collections.deque()
         # Pops them; raises IndexError if there is none. A `for` over it takes a message
@@ -241,9 +237,10 @@ class DeliveryChannel(EncodingChannel):
         if undo is not None and undo.error is not None and end is None:
             self.decoder.closed = 1  # nothing is decoded behind it
             end = undo.error
-        if messages and self.closing.sent is not None and (self._drops or self._over(HIGH_WATER)):
+        drops = self.decoder.dropping
+        if messages and self.closing.sent is not None and (drops or self._over(HIGH_WATER)):
             # Nobody may ever take them, and the close frame must be reached.
-            self._drops = True
+            drops = 1
             messages = []
         stream = self.incoming
         finished = bool(pieces) and pieces[-1].last
@@ -252,12 +249,16 @@ class DeliveryChannel(EncodingChannel):
             kept = messages
             if stream is not None and finished and fate == Stream.KEPT:
                 # Whole messages can only have come after the last piece.
-                kept = stream.whole(pieces) + messages
+                whole = stream.whole(pieces)
+                kept = whole + messages
+                size += len(whole[0])  # its pieces were not counted as queued
             # No call from here on, so no signal handler and no other thread in between.
             if stream is not None and stream.fate != fate:
                 continue
             self.inbound += kept
             self._inbound_bytes += size
+            if drops:
+                self.decoder.dropping = 1
             if undo is None:
                 scratch.unclaimed = left
             else:
@@ -301,13 +302,13 @@ class DeliveryChannel(EncodingChannel):
     @contextlib.contextmanager
     def reading_on(self) -> Iterator[None]:
         """As long as a sender would, a thread that waits for the end keeps it being read."""
-        thread = threading.get_ident()
+        token = object()  # a signal handler in here may wait, too
         try:
-            self.senders.add(thread)
+            self.senders.add(token)
             self.resume_reading()
             yield
         finally:
-            self.senders.discard(thread)
+            self.senders.discard(token)
 
     def resume_reading(self) -> None:
         """Reading goes on although the inbound queue is full."""

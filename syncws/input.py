@@ -218,14 +218,16 @@ class InputChannel(DeliveryChannel):
         return code
 
     def _read_transport(self, scratch: Any) -> int:
+        thread = threading.get_ident()
+        code = int(lib.SYNCWS_TIMED_OUT)
         with self.state_lock:
-            if self._moving == threading.get_ident():
+            if self._moving == thread:
                 raise ConcurrencyError("this thread is in the middle of another call")
             if self._moving:
-                return int(lib.SYNCWS_TIMED_OUT)  # look() ends it: see end_interrupted_move()
-            self._moving = threading.get_ident()
+                return code  # look() ends it: see end_interrupted_move()
+            # No call between these two and the `try`.
+            self._moving = thread
             scratch.unclaimed = lib.SYNCWS_FILLING
-            code = int(lib.SYNCWS_TIMED_OUT)
             try:
                 count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
                 if count == 0:

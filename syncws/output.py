@@ -159,8 +159,8 @@ class OutputChannel:
         self._moving = 0
         # Those of the threads that wait for something to happen here.
         self.waiters: collections.deque[Waiter] = collections.deque()
-        # Threads that wait for room: while there are any, reading goes on.
-        self.senders: set[int] = set()
+        # Whoever waits for room, a token each: while there are any, reading goes on.
+        self.senders: set[object] = set()
         self.write_error: OSError | None = None
         self.forked = False
 
@@ -381,18 +381,18 @@ class OutputChannel:
             raise TimeoutError(
                 f"timed out: the peer does not take data (write_limit); {consequence}"
             )
-        thread = threading.get_ident()
+        token = object()  # a signal handler in here may wait, too
         if self._holds_others_up():
             raise ConcurrencyError("write_limit is reached in the middle of this thread's call")
         try:
-            self.senders.add(thread)
+            self.senders.add(token)
             self.resume_reading()
             result = lib.syncws_wait_writable(self.c, wait_milliseconds(deadline))
             if self.transport.stalled:
                 with Waiter((self,)) as waiter:
                     waiter.wait(STALLED_TICK)
         finally:
-            self.senders.discard(thread)
+            self.senders.discard(token)
         if result == lib.SYNCWS_GONE:
             # What waits in the queue then will wait for ever.
             raise self.exception()

@@ -191,6 +191,28 @@ def test_once_something_was_dropped_everything_behind_it_is() -> None:
         assert len(taken) < 32
 
 
+def test_once_something_was_dropped_a_receiver_gets_nothing() -> None:
+    with Meeting(close_timeout=None) as meeting:
+        meeting.channel.start_close(Close(1000, ""))
+        sender = InThread(meeting.peer.send, *[frame(BINARY, bytes(CHUNK))] * 32)
+        meeting.stepped.turn_until(lambda: not sender.is_alive())
+        meeting.stepped.turns(20)
+        while meeting.channel.inbound:
+            meeting.receive()
+        meeting.peer.send_frame(TEXT, b"late")
+        with pytest.raises(TimeoutError):
+            meeting.receive(0.1)
+
+
+def test_a_wait_inside_a_wait_does_not_end_it() -> None:
+    with Meeting() as meeting:
+        with meeting.channel.reading_on():
+            with meeting.channel.reading_on():
+                pass
+            assert meeting.channel.senders
+        assert not meeting.channel.senders
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_message_that_is_to_be_whole_does_not_pause_itself(kept: bool) -> None:
     with Meeting(max_size=4 * MIB) as meeting:
@@ -200,6 +222,8 @@ def test_a_message_that_is_to_be_whole_does_not_pause_itself(kept: bool) -> None
         sender = InThread(meeting.peer.send, frame(BINARY, bytes(3 * MIB)))
         if kept:
             meeting.stepped.turn_until(lambda: bool(meeting.channel.inbound))
+            # A bound from above, or the queue would be found full too late.
+            assert meeting.channel._inbound_bytes >= 3 * MIB
             assert meeting.receive() == bytes(3 * MIB)
         else:
             meeting.stepped.turn_until(lambda: meeting.has(lib.SYNCWS_FLAG_PAUSED))

@@ -296,6 +296,22 @@ def test_a_second_ctrl_c_inside_the_transport_is_made_good_by_the_reader(
         assert meeting.transport.fileno() == -1
 
 
+def test_no_call_comes_between_the_marks_of_a_read_and_what_undoes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A Ctrl-C there left the thread's memory marked for ever."""
+    portable(monkeypatch)
+    with Meeting() as meeting:
+
+        def checked(value: Any) -> int:
+            assert not meeting.channel._moving
+            return int(value)
+
+        monkeypatch.setattr(input_module, "int", checked, raising=False)
+        meeting.peer.send_frame(TEXT, b"text")
+        assert meeting.receive() == "text"
+
+
 def test_after_a_second_ctrl_c_the_threads_memory_serves_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
