@@ -161,8 +161,8 @@ class Channel(EndingChannel):
         interval, patience = self.options.ping_interval, self.options.ping_timeout
         if self.gone or interval is None or self.closing.state is not State.OPEN:
             return
-        now = time.monotonic()
-        self._keepalive_timer = self.reader.call_at(now + interval, self._keep_alive)
+        when = time.monotonic() + interval
+        self._keepalive_timer = self.reader.call_at(when, self._keep_alive)
         # Before the ping: another thread may have read the pong when ping() returns.
         life = self._life()
         # Enough of them may wait already, if the peer speaks and never answers.
@@ -171,20 +171,18 @@ class Channel(EndingChannel):
                 self.ping(None)
             except Exception:
                 return  # closing, and its own timer runs
-        if patience is not None:
-            self._check_life_at(now + patience, life)
+        self._check_life_later(life)
 
     def _life(self) -> Life:
         """What changes when the peer has done something, or may have had no chance to be heard."""
         return lib.syncws_received(self.c), lib.syncws_drained(self.c), self._portions
 
-    def _check_life_at(self, when: float, life: Life) -> None:
-        # Weakly: no connection outlives its end for a question that nobody asks any more.
-        self.reader.call_at(when, _check_life_of, weakref.ref(self), life)
-
-    def _ask_later(self, life: Life) -> None:
-        assert self.options.ping_timeout is not None
-        self._check_life_at(time.monotonic() + self.options.ping_timeout, life)
+    def _check_life_later(self, life: Life) -> None:
+        patience = self.options.ping_timeout
+        if patience is not None:
+            # Weakly: no connection outlives its end for a question that nobody asks any more.
+            when = time.monotonic() + patience
+            self.reader.call_at(when, _check_life_of, weakref.ref(self), life)
 
     def _check_life(self, life: Life) -> None:
         if self.gone or self.closing.state is not State.OPEN:
@@ -193,14 +191,14 @@ class Channel(EndingChannel):
             return
         if lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_PAUSED | lib.SYNCWS_FLAG_PARKED):
             # We stopped reading ourselves: the clock stands still.
-            return self._ask_later(life)
+            return self._check_life_later(life)
         # Reading may go on since a moment ago, and what the peer has said be there.
         code = self.read_once(lib.SYNCWS_TAKE_WAIT, 0)
         if self._life() != life or self.end is not None:
             return
         if code == lib.SYNCWS_BUSY and lib.syncws_wait_readable(self.c, 0) == lib.SYNCWS_OK:
             # Who reads is in the middle of something else: a signal handler, an extension.
-            return self._ask_later(life)
+            return self._check_life_later(life)
         error = TimeoutError("no sign of life from the peer (ping_timeout)")
         with self.state_lock:
             payload = self.closing.fail(error, CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
