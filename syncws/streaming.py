@@ -94,14 +94,15 @@ class StreamingChannel(InputChannel):
                 if stream is not None and stream.fate == Stream.WANTED:
                     self.end_stream()
                 raise
-            if stream is None and code == lib.SYNCWS_OK:
-                self.read_once(lib.SYNCWS_TAKE_MESSAGE, 0)
-                continue
-            if stream is not None:
-                if stream.fate == Stream.WANTED:
-                    return None
-                # The rest of the message that was left in the middle has to pass first.
-                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, wait_milliseconds(deadline))
+            if stream is not None and stream.fate == Stream.WANTED:
+                return None
+            if code == lib.SYNCWS_OK:
+                # What waits for extensions has to pass first, or the rest of the message that
+                # was left in the middle.
+                milliseconds = 0 if stream is None else wait_milliseconds(deadline)
+                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
+                if self.inbound:
+                    continue
             if code == lib.SYNCWS_BUSY:
                 self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
             elif code != lib.SYNCWS_QUEUED:

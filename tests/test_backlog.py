@@ -6,6 +6,7 @@ the decoding itself (``test_decoding.py``), and queues of plain messages (``test
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -111,6 +112,22 @@ def test_pieces_are_asked_for(full: Pair, server: Server) -> None:
         assert b"".join(full.connection.recv_streaming(timeout=PATIENCE)) == expected
     assert b"".join(full.connection.recv_streaming(timeout=PATIENCE)) == b"onetwo"
     assert full.connection.recv(PATIENCE) == b"next"
+
+
+def test_a_message_that_begins_in_the_backlog_comes_in_pieces(server: Server) -> None:
+    with Meeting(extensions=(server.theirs,)) as meeting:
+        one, two = server.fragments(b"one", b"two")
+        # Two of them fill a portion, and the fragment is left alone.
+        meeting.peer.send(b"".join(server.message(data) for data in messages(4)) + one)
+        assert [meeting.receive() for _ in range(2)] == messages(2)
+        # Not even the deadline keeps it from what is there.
+        assert meeting.channel.begin_stream(time.monotonic()) == messages(3)[2]
+        assert meeting.receive() == messages(4)[3]
+        assert len(meeting.channel._backlog) == 1
+        assert meeting.channel.begin_stream(None) is None
+        assert meeting.channel.next_piece(None).data == b"one"
+        meeting.peer.send(two)
+        assert meeting.channel.next_piece(None).data == b"two"
 
 
 def test_pieces_come_in_portions_with_messages_behind_them(server: Server) -> None:
