@@ -158,9 +158,10 @@ typedef struct {
     uint8_t streaming;       /* 1: the current or next message comes in PIECEs; cleared by its last */
     uint8_t allowed_rsv;     /* RSV bits that a data message's first frame may set */
     uint8_t all_pieces;      /* 1: every message comes in PIECEs, and its text is not checked */
-    uint8_t backlog;         /* 1: what was decoded before waits for extensions.  Nothing to the
-                              * decoder: see syncws_read() */
-    uint8_t dropping;        /* 1: no message is delivered any more.  See syncws_receive() */
+    /* Of Python, and nothing to the decoder; written by the channel's owner. */
+    uint8_t backlog;         /* 1: records wait for extensions: reading brings none, at once */
+    uint8_t dropping;        /* 1: messages are dropped: syncws_receive() returns none itself */
+    /* Configuration again. */
     uint16_t allowed_opcodes; /* bit n: the reserved opcode n may come; a message in PIECEs, or
                                * a CONTROL (RFC 6455 section 5.2) */
     /* Results. */
@@ -376,7 +377,8 @@ uint64_t syncws_drained(syncws_channel *channel);
 int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
 /* The same into the calling thread's memory and for ever: one argument costs Python least. */
 int64_t syncws_receive_next(syncws_channel *channel);
-/* The owner reads and decodes; never gives ownership back.  timeout_ms as above. */
+/* The owner reads and decodes; never gives ownership back.  timeout_ms as above.  As long as
+ * decoder.backlog is set, this and syncws_receive() return SYNCWS_RECORDS with no record. */
 int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
 /* The owner decodes `length` bytes in scratch->input that it brought itself. */
 int syncws_decode_input(syncws_channel *channel, syncws_scratch *scratch, size_t length);

@@ -108,9 +108,10 @@ class DeliveryChannel(EncodingChannel):
             chain.configure(self.decoder)
             self._undo = RecordDecoder(chain)
         # The owner's: what extensions have not decoded yet, for it may become a thousand times
-        # as long. As long as there is any, `decoder.backlog` is set, and nothing is read.
+        # as long. As long as there is any, `decoder.backlog` is set, and nothing is read. The
+        # reader thread asks whether there is some, to wake up for it.
         self._backlog: Sequence[Record] = ()
-        # How often some of it was decoded.
+        # How often some of it was decoded: counted by the owner, compared by keepalive.
         self._portions = 0
         # Whole messages; appended to by the owner, popped by any thread without a lock.
         self.inbound: collections.deque[str | bytes] = collections.deque()
@@ -301,7 +302,7 @@ class DeliveryChannel(EncodingChannel):
 
     @contextlib.contextmanager
     def reading_on(self) -> Iterator[None]:
-        """As long as a sender would, a thread that waits for the end keeps it being read."""
+        """As long as a sender would, who waits for the end or a pong keeps it being read."""
         token = object()  # a signal handler in here may wait, too
         try:
             self.senders.add(token)

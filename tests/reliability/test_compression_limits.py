@@ -94,7 +94,7 @@ def test_C1_messages_that_come_at_once_do_not_add_up(plain_subject: Subject) -> 
         assert connection.recv() == bytes(MIB)
         peak(reset=True)
         for _ in range(count):
-            time.sleep(0.002)
+            time.sleep(0.002)  # this is what makes it slow
             assert connection.recv() == bytes(MIB)
         connection.send(str(peak() - before))
         connection.recv()
