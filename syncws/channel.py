@@ -18,10 +18,10 @@ from .extension_chain import ExtensionChain
 from .extensions import SendControl
 from .frames import Close, CloseCode, Opcode, Record, Side, lib, thread_scratch
 from .options import Options
-from .output import adopt_main_thread
 from .protocol import State
 from .reader import READ, WRITE, Reader, Timer
 from .transport import STALLED_TICK, Transport
+from .waiters import adopt_main_thread
 
 __all__ = ["Channel", "Pending"]
 

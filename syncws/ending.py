@@ -23,10 +23,10 @@ from .extension_chain import ExtensionChain
 from .frames import Close, Side, ffi, lib
 from .input import DELIVERED, OWNED, PARKED, free_scratch
 from .options import Options
-from .output import wait_milliseconds
 from .reader import READ, WRITE, Reader, Timer
 from .streaming import StreamingChannel
 from .transport import CHUNK, Transport, remaining
+from .waiters import wait_milliseconds
 
 __all__ = ["TURN", "EndingChannel"]
 

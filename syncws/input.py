@@ -16,8 +16,8 @@ from typing import Any
 from .delivery import DeliveryChannel, Stream
 from .exceptions import ConcurrencyError
 from .frames import ffi, lib, new_scratch, thread_scratch
-from .output import Waiter, wait_milliseconds
 from .transport import CHUNK, remaining
+from .waiters import Waiter, wait_milliseconds
 
 __all__ = ["InputChannel"]
 

@@ -1,14 +1,11 @@
 """The writing half of a connection, and what both halves share.
 
 What belongs here: handing messages to the C queue, waiting for room with a deadline,
-moving bytes for transports that C cannot serve, waiting for something to happen, and
-ending at once. What does not: reading and the closing handshake (:mod:`.channel`).
+moving bytes for transports that C cannot serve, and ending at once. What does not: how a
+thread waits (:mod:`.waiters`), reading and the closing handshake (:mod:`.channel`).
 
 Lock order: ``send_lock``, then ``state_lock``; C's mutexes are below both and never held
 while Python runs.
-
-Threads wait by a lock of their own (:class:`Waiter`), not by a ``threading.Condition``: a
-signal handler that raises inside of one leaves its inner lock held, and who notifies hangs.
 """
 
 from __future__ import annotations
@@ -16,9 +13,7 @@ from __future__ import annotations
 import collections
 import errno
 import threading
-import time
 from collections.abc import Callable, Iterable
-from typing import Self
 
 from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
 from .frames import SLICE, CloseCode, Side, ffi, lib, limit, thread_scratch
@@ -27,81 +22,12 @@ from .options import Options
 from .protocol import ClosingHandshake
 from .reader import Reader, new_token, wait_for_exit
 from .transport import STALLED_TICK, Transport, remaining
+from .waiters import Waiter, wait_milliseconds
 
-__all__ = ["OutputChannel", "Waiter", "wait_milliseconds"]
-
-_LONGEST_MS = 3_600_000
+__all__ = ["OutputChannel"]
 
 # How much is moved for a Python transport at a time, in bytes.
 _PIECE = 65536
-
-_main_thread_id = threading.main_thread().ident
-
-
-def is_main_thread() -> bool:
-    """Whether signal handlers run in the calling thread."""
-    return threading.get_ident() == _main_thread_id
-
-
-def adopt_main_thread() -> None:
-    """After fork, the thread that forked is the main thread."""
-    global _main_thread_id
-    _main_thread_id = threading.get_ident()
-
-
-def wait_milliseconds(deadline: float | None) -> int:
-    """How long one system call may wait for ``deadline`` (``time.monotonic()``)."""
-    longest = int(SLICE * 1000) if is_main_thread() else _LONGEST_MS
-    if deadline is None:
-        return longest
-    # Rounded up: a wait must not become a busy loop in its last millisecond.
-    return max(0, min(longest, int((deadline - time.monotonic()) * 1000) + 1))
-
-
-class Waiter:
-    """A thread that waits for something to happen on any of several connections.
-
-    Entering comes before looking at what is waited for, so that no news is missed.
-
-    Args:
-        channels: The connections.
-    """
-
-    __slots__ = ("_channels", "_lock")
-
-    def __init__(self, channels: Iterable[OutputChannel]) -> None:
-        self._channels = list(channels)
-        # Held but while there is news.
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self._lock.acquire()
-        self._enlist()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for channel in self._channels:
-            try:
-                channel.waiters.remove(self)
-            except (ValueError, IndexError):
-                pass  # woken, maybe just now
-
-    def _enlist(self) -> None:
-        for channel in self._channels:
-            if self not in channel.waiters:
-                channel.waiters.append(self)
-
-    def wait(self, timeout: float | None) -> None:
-        """Returns when something happened, at the timeout (seconds), or after a slice."""
-        if self._lock.acquire(timeout=SLICE if timeout is None else min(timeout, SLICE)):
-            self._enlist()
-
-    def wake(self) -> None:
-        """Any thread, any number of times."""
-        try:
-            self._lock.release()
-        except RuntimeError:
-            pass  # woken before
 
 
 class OutputChannel:

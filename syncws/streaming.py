@@ -15,8 +15,8 @@ from .frames import Opcode, Record, lib
 from .input import DELIVERED, PARKED, InputChannel
 from .messages import converted
 from .options import check_timeout
-from .output import wait_milliseconds
 from .transport import remaining
+from .waiters import wait_milliseconds
 
 __all__ = ["StreamingChannel"]
 

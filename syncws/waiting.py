@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from .connection import Connection
 from .frames import lib
 from .options import check_timeout
-from .output import Waiter
 from .transport import remaining
+from .waiters import Waiter
 
 __all__ = ["check_connections", "wait"]
 

@@ -19,7 +19,7 @@ import syncws
 from syncws import output as output_module
 from syncws.frames import FrameDecoder, Opcode, Side, lib
 from syncws.options import Options
-from syncws.output import OutputChannel, Waiter, wait_milliseconds
+from syncws.output import OutputChannel
 from syncws.reader import Reader
 from syncws.transport import Transport
 
@@ -380,40 +380,6 @@ def test_an_oserror_inside_a_transport_is_a_write_error(
             pair.connection.send("x")
         assert isinstance(raised.value.__cause__, ConnectionResetError)
         assert pair.channel.flush() in (lib.SYNCWS_WRITE_FAILED, lib.SYNCWS_CLOSED, lib.SYNCWS_OK)
-
-
-def test_waits_are_cut_into_slices_in_the_main_thread_only() -> None:
-    assert wait_milliseconds(None) == 200
-    assert wait_milliseconds(time.monotonic() + 100) == 200
-    assert 0 < wait_milliseconds(time.monotonic() + 0.05) <= 51
-    assert wait_milliseconds(time.monotonic() - 1) == 0
-    assert InThread(wait_milliseconds, None).result() == 3_600_000
-    assert 99_000 < InThread(wait_milliseconds, time.monotonic() + 100).result() <= 100_001
-
-
-def test_after_fork_the_forking_thread_is_the_main_thread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(output_module, "_main_thread_id", output_module._main_thread_id)
-
-    def fork() -> int:
-        output_module.adopt_main_thread()
-        return wait_milliseconds(None)
-
-    assert InThread(fork).result() == 200
-
-
-def test_a_waiter_survives_being_woken_twice() -> None:
-    with Pair() as pair:
-        with Waiter((pair.channel,)) as waiter:
-            waiter.wake()
-            waiter.wake()
-            waiter.wait(PATIENCE)
-            start = time.monotonic()
-            waiter.wait(0.05)
-            assert time.monotonic() - start >= 0.05
-            pair.channel.notify()
-        assert not pair.channel.waiters
 
 
 def test_no_memory_for_a_connection_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
