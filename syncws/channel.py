@@ -288,7 +288,7 @@ class Channel(EndingChannel):
         ):
             if timer is not None:
                 timer.cancel()
-        self.transport.close()
+        self.close_socket()
         self.detach()
 
     def on_ready(self, ready: int) -> None:

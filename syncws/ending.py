@@ -366,10 +366,7 @@ class EndingChannel(StreamingChannel):
             self.closing.end(cause, explanation)
         if not lib.syncws_end(self.c):
             return self.abort()  # another thread is inside; the last one out closes
-        with self.state_lock:
-            if self.looked:
-                self.reader.forget(self._descriptor)
-            self.transport.close()
+        self.close_socket(watched=self.looked)
         if not self.looked:
             self.detach()
         self.notify()

@@ -155,10 +155,21 @@ class OutputChannel:
     def reap(self) -> None:
         """Closes the socket if nobody uses it any more; the reader thread makes sure."""
         if lib.syncws_claim_close(self.c):
-            with self.state_lock:
-                self.reader.forget(self.transport.fileno())
-                self.transport.close()
+            self.close_socket()
             self.notify()
+
+    def close_socket(self, *, watched: bool = True) -> None:
+        """Closes the socket, for whoever claimed that, or after them; idempotent.
+
+        Args:
+            watched: Whether the reader thread may have told its selector of it.
+        """
+        with self.state_lock:
+            descriptor = self.transport.fileno()
+            # If it is closed, its number may belong to a new connection, which stays watched.
+            if watched and descriptor >= 0:
+                self.reader.forget(descriptor)
+            self.transport.close()
 
     # -- moving bytes -------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import threading
 import time
 import warnings
 import weakref
@@ -16,15 +17,65 @@ from channels import PATIENCE, InThread, Meeting, SteppedReader, interpose, inte
 from reliability.peer import BINARY, CLOSE, TEXT, Peer, frame
 
 from syncws import channel as channel_module
+from syncws import ending as ending_module
 from syncws.channel import Channel
 from syncws.exceptions import ConnectionClosedError, ForkedConnectionError
 from syncws.frames import Close, Opcode, Side, lib, thread_scratch
 from syncws.options import Options
 from syncws.protocol import State
-from syncws.reader import Reader
+from syncws.reader import READ, Reader
 from syncws.transport import CHUNK, Transport
 
 NORMAL = Close(1000, "")
+
+
+# -- the number of a closed descriptor ---------------------------------------------------
+
+
+def watch_successor(meeting: Meeting, descriptor: int) -> tuple[Peer, list[int]]:
+    """A new connection that got the number of a closed one, and when it was ready."""
+    ours, theirs = socket.socketpair()
+    number = ours.detach()
+    if number != descriptor:
+        os.dup2(number, descriptor)
+        os.close(number)
+    ready: list[int] = []
+    meeting.stepped.watch(descriptor, READ, ready.append)
+    return Peer(theirs, is_client=False), ready
+
+
+def test_who_closes_late_leaves_the_next_with_that_number_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def end(c: Any) -> int:
+        # The thread in close() has claimed the descriptor, and closes it in a moment.
+        result: int = lib.syncws_end(c)
+        arrived.set()
+        assert go_on.wait(PATIENCE)
+        return result
+
+    interpose(monkeypatch, ending_module, syncws_end=end)
+    with Meeting() as meeting:
+        descriptor = meeting.transport.fileno()
+        meeting.stepped.turns()
+        thread = InThread(meeting.channel.close, NORMAL)
+        meeting.peer.read_frame()
+        meeting.peer.send_close()
+        meeting.peer.half_close()
+        assert arrived.wait(PATIENCE)
+        # The reader thread makes sure, and then accepts a connection.
+        meeting.stepped.turn_until(lambda: meeting.transport.fileno() < 0)
+        successor, ready = watch_successor(meeting, descriptor)
+        try:
+            go_on.set()
+            thread.result()
+            successor.send(b"x")
+            meeting.stepped.turn_until(lambda: ready)
+        finally:
+            successor.close()
+            os.close(descriptor)
 
 
 # -- being let go of --------------------------------------------------------------------
