@@ -7,20 +7,27 @@
  */
 #include "internal.h"
 
-void syncws_output_consume(syncws_channel *channel, size_t length) {
-    pthread_mutex_lock(&channel->write_mutex);
-    if (length <= syncws_queue_size(&channel->output))
-        syncws_queue_drop(&channel->output, length);
-    pthread_mutex_unlock(&channel->write_mutex);
+/* With write_mutex held. */
+static size_t size_of(const syncws_channel *channel) {
+    const struct syncws_output *output = &channel->output;
+    if (output->error != 0)
+        return 0;
+    return syncws_queue_size(output) +
+           (output->frame_left == 0 && syncws_has_controls(output) ? 1 : 0) +
+           (channel->external && output->refused ? 1 : 0);
 }
 
-void syncws_output_progress(syncws_channel *channel, int taken) {
+size_t syncws_output_moved(syncws_channel *channel, size_t length, int idle) {
     struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
-    if (taken && output->refused)
+    if (length <= syncws_queue_size(output))
+        syncws_queue_drop(output, length);
+    if ((length > 0 || idle) && output->refused)
         channel->drained++;
-    output->refused = !taken;
+    output->refused = !idle;
+    size_t result = size_of(channel);
     pthread_mutex_unlock(&channel->write_mutex);
+    return result;
 }
 
 uint64_t syncws_drained(syncws_channel *channel) {
@@ -31,12 +38,8 @@ uint64_t syncws_drained(syncws_channel *channel) {
 }
 
 size_t syncws_output_size(syncws_channel *channel) {
-    const struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
-    size_t result = 0;
-    if (output->error == 0)
-        result = syncws_queue_size(output) + (output->frame_left == 0 && syncws_has_controls(output) ? 1 : 0) +
-                 (channel->external && output->refused ? 1 : 0);
+    size_t result = size_of(channel);
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }

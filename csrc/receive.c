@@ -158,6 +158,27 @@ static int is_single(const syncws_channel *channel, const syncws_scratch *scratc
            !channel->decoder.dropping;
 }
 
+int syncws_hand_over(syncws_channel *channel, syncws_scratch *scratch, int result) {
+    const int single = is_single(channel, scratch, result);
+    if (!single && result != SYNCWS_TIMED_OUT && result != SYNCWS_INTERRUPTED)
+        return result;
+    pthread_mutex_lock(&channel->mutex);
+    if (channel->flags & (SYNCWS_FLAG_FOLLOWERS | SYNCWS_FLAG_GONE)) {
+        /* Leaving must be seen by others: Python does it. */
+        pthread_mutex_unlock(&channel->mutex);
+        return result;
+    }
+    syncws_leave_locked(channel, single ? SYNCWS_FLAG_HANDED : 0);
+    pthread_mutex_unlock(&channel->mutex);
+    if (!single)
+        return result;
+    scratch->data = (char *)scratch->records[0].data;
+    scratch->length = scratch->records[0].length;
+    const int is_text = scratch->records[0].opcode == SYNCWS_TEXT;
+    scratch->code = is_text ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
+    return (int)scratch->code;
+}
+
 int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms) {
     if (channel->external)
         return SYNCWS_EXTERNAL;
@@ -175,26 +196,11 @@ int64_t syncws_receive(syncws_channel *channel, syncws_scratch *scratch, int tim
     pthread_mutex_unlock(&channel->mutex);
     if (result != SYNCWS_OK)
         return result;
-    result = read_and_decode(channel, scratch, timeout_ms);
-    int single = is_single(channel, scratch, result);
-    if (!single && result != SYNCWS_TIMED_OUT && result != SYNCWS_INTERRUPTED)
+    result = syncws_hand_over(channel, scratch, read_and_decode(channel, scratch, timeout_ms));
+    if (!own || (result != SYNCWS_GOT_TEXT && result != SYNCWS_GOT_BINARY) ||
+        scratch->data != (char *)scratch->packed || scratch->length > SYNCWS_LENGTH_MASK)
         return result;
-    pthread_mutex_lock(&channel->mutex);
-    if (channel->flags & (SYNCWS_FLAG_FOLLOWERS | SYNCWS_FLAG_GONE)) {
-        /* Leaving must be seen by others: Python does it. */
-        pthread_mutex_unlock(&channel->mutex);
-        return result;
-    }
-    syncws_leave_locked(channel, single ? SYNCWS_FLAG_HANDED : 0);
-    pthread_mutex_unlock(&channel->mutex);
-    if (!single)
-        return result;
-    scratch->data = (char *)scratch->records[0].data;
-    scratch->length = scratch->records[0].length;
-    const int is_text = scratch->records[0].opcode == SYNCWS_TEXT;
-    scratch->code = is_text ? SYNCWS_GOT_TEXT : SYNCWS_GOT_BINARY;
-    if (!own || scratch->data != (char *)scratch->packed || scratch->length > SYNCWS_LENGTH_MASK)
-        return scratch->code;
+    const int is_text = result == SYNCWS_GOT_TEXT;
     /* Reading fields of a struct costs Python more than shifting a number, least of all one
      * below 2 ** 30: those of the first 8191 threads. */
     return (int64_t)(scratch->number << SYNCWS_NUMBER_SHIFT |

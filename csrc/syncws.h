@@ -382,6 +382,9 @@ int64_t syncws_receive_next(syncws_channel *channel);
 int syncws_read(syncws_channel *channel, syncws_scratch *scratch, int timeout_ms);
 /* The owner decodes `length` bytes in scratch->input that it brought itself. */
 int syncws_decode_input(syncws_channel *channel, syncws_scratch *scratch, size_t length);
+/* The owner has read, with that `result`. In the common case of exactly one message it gives
+ * ownership back, as syncws_receive() does, and so after a wait in vain. */
+int syncws_hand_over(syncws_channel *channel, syncws_scratch *scratch, int result);
 /* The owner decodes scratch->rest after SYNCWS_RECORDS_MORE. */
 int syncws_decode_rest(syncws_channel *channel, syncws_scratch *scratch);
 /* The owner waits for input. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED. */
@@ -434,10 +437,9 @@ int syncws_flush(syncws_channel *channel, syncws_scratch *scratch);
 /* For Python transports: copies up to `room` bytes of what waits; their number. */
 size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint8_t *copy,
                           size_t room);
-void syncws_output_consume(syncws_channel *channel, size_t length);
-/* For Python transports: the transport keeps bytes that the socket refused (0), or the
- * socket has taken everything (1). */
-void syncws_output_progress(syncws_channel *channel, int taken);
+/* For Python transports: `length` bytes of those are taken. `idle` is 1 if the transport keeps
+ * none of them and of earlier ones, and 0 if the socket refused some. As syncws_output_size(). */
+size_t syncws_output_moved(syncws_channel *channel, size_t length, int idle);
 /* Bytes that wait; at least 1 if control frames or a Python transport's bytes do. */
 size_t syncws_output_size(syncws_channel *channel);
 /* 1: nothing waits and no frame is half written, so the stream may be ended. */

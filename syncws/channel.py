@@ -253,7 +253,7 @@ class Channel(EndingChannel):
         """Whether there is input that the socket has given already."""
         if self._backlog:
             return True
-        if not self.transport.external:
+        if not self.external:
             return False
         with self.state_lock:
             return self.transport.pending()

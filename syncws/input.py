@@ -37,7 +37,9 @@ OWNED = frozenset(
 # The same, and those after which C keeps the caller owner if others must be told.
 _MAYBE_OWNED = OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
 # After these nobody has looked at the socket yet.
-_NOT_TRIED = frozenset({lib.SYNCWS_QUEUED, lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY})
+_NOT_TRIED = frozenset({lib.SYNCWS_QUEUED, lib.SYNCWS_SCRATCH_BUSY})
+# The scratch holds one message, and the caller is not the owner any more.
+_SINGLE = frozenset({lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY})
 
 
 def take_single(scratch: Any) -> str | bytes:
@@ -90,26 +92,28 @@ class InputChannel(DeliveryChannel):
             ConcurrencyError: The calling thread is inside another call already.
         """
         while True:
-            if code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
+            if code in _SINGLE:
                 return take_single(scratch)
             if code in _MAYBE_OWNED:
                 self._digest_and_leave(scratch, code)
-            message = self.take_queued()
-            if message is not None:
-                return message
-            self.raise_ended(code)
-            if code == lib.SYNCWS_BUSY:
-                self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
-            if code not in _NOT_TRIED and remaining(deadline) == 0.0:
-                raise TimeoutError("timed out: no message arrived in time")
-            self.check_streaming()
+            if code != lib.SYNCWS_EXTERNAL:  # else C has not looked at anything yet
+                message = self.take_queued()
+                if message is not None:
+                    return message
+                self.raise_ended(code)
+                if code == lib.SYNCWS_BUSY:
+                    self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
+                if code not in _NOT_TRIED and remaining(deadline) == 0.0:
+                    raise TimeoutError("timed out: no message arrived in time")
+            if self.streaming is not None:
+                self.check_streaming()
             if code == lib.SYNCWS_OWN:
                 raise ConcurrencyError("this thread is in the middle of receiving already")
             milliseconds = wait_milliseconds(deadline)
-            if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.transport.external:
-                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
-                if code in _MAYBE_OWNED:
-                    code = lib.SYNCWS_OK  # it has left, and `scratch` may be an interrupted call's
+            if code in (lib.SYNCWS_EXTERNAL, lib.SYNCWS_SCRATCH_BUSY) or self.external:
+                message, code = self._receive_external(scratch, milliseconds)
+                if message is not None:
+                    return message
                 continue
             code = lib.syncws_receive(self.c, scratch, milliseconds)
 
@@ -133,7 +137,7 @@ class InputChannel(DeliveryChannel):
         found = scratch.unclaimed & 1 and scratch.channel == self.c
         if lib.syncws_is_mine(self.c):
             self._digest_and_leave(scratch, scratch.code if found else lib.SYNCWS_TIMED_OUT)
-        elif found and scratch.code in (lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY):
+        elif found and scratch.code in _SINGLE:
             self.put_back(take_single(scratch))
 
     def read_once(self, mode: int, milliseconds: int, stream: Stream | None = None) -> int:
@@ -149,11 +153,7 @@ class InputChannel(DeliveryChannel):
             if code == lib.SYNCWS_OK:
                 # Pieces may have come since the caller looked; from here on none can.
                 wait = stream is None or not (stream.pieces or stream.finished)
-                if self.incoming is not None and self.decoder.buffer_length:
-                    # What C gathered before the message was wanted in pieces is the first one.
-                    code = lib.syncws_decode_input(self.c, scratch, 0)
-                else:
-                    code = self._read(scratch, milliseconds if wait else 0)
+                code = self._read_next(scratch, milliseconds if wait else 0)
                 if code in OWNED:
                     self._digest(scratch, code)
                     code = lib.SYNCWS_OK
@@ -170,6 +170,41 @@ class InputChannel(DeliveryChannel):
             )
             self.left(flags)
         return code
+
+    def _receive_external(self, scratch: Any, milliseconds: int) -> tuple[str | bytes | None, int]:
+        """Does what ``syncws_receive()`` does: a message, or ``None`` and a result of C.
+
+        The caller does not own the channel afterwards; what else came is delivered.
+        """
+        if lib.syncws_is_mine(self.c):
+            raise ConcurrencyError("this thread is in the middle of receiving already")
+        if scratch.unclaimed:  # an interrupted call's
+            scratch = new_scratch()
+        code = int(lib.SYNCWS_OK)
+        try:
+            code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
+            if code == lib.SYNCWS_OK:
+                code = self._read_next(scratch, milliseconds)
+                code = lib.syncws_hand_over(self.c, scratch, code)
+                if code in _SINGLE:
+                    # Nothing is called from its end to the caller's use of the message.
+                    return take_single(scratch), code
+                if code in OWNED:
+                    self._digest(scratch, code)
+                code = int(lib.SYNCWS_OK)
+            return None, code
+        except BaseException:
+            self.recover(scratch)
+            raise
+        finally:
+            if code not in _SINGLE or scratch.unclaimed:
+                # As in read_once().
+                flags = lib.syncws_finish(
+                    self.c,
+                    scratch,
+                    (PARKED if self.end is not None else 0) | (DELIVERED if self.inbound else 0),
+                )
+                self.left(flags)
 
     def left(self, flags: int) -> None:
         if self.waiters:
@@ -198,16 +233,22 @@ class InputChannel(DeliveryChannel):
             unclaimed = scratch.unclaimed & 1
             self._digest(scratch, scratch.code if unclaimed else lib.SYNCWS_TIMED_OUT)
 
+    def _read_next(self, scratch: Any, milliseconds: int) -> int:
+        """The owner reads, or takes what was read and may be had now."""
+        if self.incoming is not None and self.decoder.buffer_length:
+            # What C gathered before the message was wanted in pieces is the first one.
+            return int(lib.syncws_decode_input(self.c, scratch, 0))
+        return self._read(scratch, milliseconds)
+
     def _read(self, scratch: Any, milliseconds: int) -> int:
         """The owner reads: by C on a plain socket, else by the transport."""
-        if not self.transport.external or self._backlog:
+        if not self.external or self._backlog:
             return int(lib.syncws_read(self.c, scratch, milliseconds))
         transport = self.transport
         with self.state_lock:
             # To read in vain costs more than to ask the system first; but nobody waits for
             # what the calling thread itself is in the middle of.
-            inside = self._moving == threading.get_ident()
-            at_once = inside or transport.pending() or transport.holds_output()
+            at_once = transport.is_busy() or self._moving == threading.get_ident()
         code = int(lib.SYNCWS_TIMED_OUT)
         if at_once or not milliseconds:
             code = self._read_transport(scratch)

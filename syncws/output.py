@@ -28,6 +28,8 @@ __all__ = ["OutputChannel"]
 
 # How much is moved for a Python transport at a time, in bytes.
 _PIECE = 65536
+# More than control frames that have not been put into the queue may take, in bytes.
+_CONTROLS = 512
 
 
 class OutputChannel:
@@ -45,6 +47,7 @@ class OutputChannel:
         "_moving",
         "c",
         "closing",
+        "external",
         "forked",
         "options",
         "reader",
@@ -59,6 +62,8 @@ class OutputChannel:
 
     def __init__(self, transport: Transport, side: Side, reader: Reader, options: Options) -> None:
         self.transport = transport
+        # See Transport: whether Python moves the bytes.
+        self.external = transport.external
         self.reader = reader
         self.options = options
         self.token = new_token()
@@ -68,7 +73,7 @@ class OutputChannel:
                 self.token,
                 transport.fileno(),
                 side,
-                transport.external,
+                self.external,
                 options.write_limit,
             ),
             lib.syncws_channel_free,
@@ -175,7 +180,7 @@ class OutputChannel:
 
     def flush(self) -> int:
         """Writes what waits without waiting; ``lib.SYNCWS_OK``, ``_PENDING``, ..."""
-        if not self.transport.external:
+        if not self.external:
             scratch = thread_scratch()
             result: int = lib.syncws_flush(self.c, scratch)
             if result == lib.SYNCWS_WRITE_FAILED:
@@ -210,28 +215,27 @@ class OutputChannel:
                 self._moving = 0
 
     def _flush_transport(self) -> int:
-        scratch = thread_scratch()
-        while True:
-            if not self.transport.flush():
-                lib.syncws_output_progress(self.c, 0)
-                return int(lib.SYNCWS_PENDING)
-            if self.transport.tls:  # what it held is out
-                lib.syncws_output_progress(self.c, 1)
-            size = lib.syncws_output_size(self.c)
-            if size == 0:
-                return int(lib.SYNCWS_WRITE_FAILED if self.write_error else lib.SYNCWS_OK)
-            data = bytearray(max(512, min(size, _PIECE)))
-            with ffi.from_buffer("uint8_t[]", data, require_writable=True) as copy:
-                count = lib.syncws_output_peek(self.c, scratch, copy, len(data))
+        transport, c = self.transport, self.c
+        if not transport.flush():
+            lib.syncws_output_moved(c, 0, 0)
+            return int(lib.SYNCWS_PENDING)
+        if transport.tls:  # what it held is out
+            waiting = lib.syncws_output_moved(c, 0, 1)
+        else:
+            waiting = lib.syncws_output_size(c)
+        while waiting:
+            size = min(waiting + _CONTROLS, _PIECE)
+            data = bytearray(size)
+            copy = ffi.from_buffer("uint8_t[]", data, require_writable=True)
+            count = lib.syncws_output_peek(c, thread_scratch(), copy, size)
             if not count:
                 return int(lib.SYNCWS_CLOSED)  # aborted: what waits is not for sending any more
-            sent = self.transport.send(memoryview(data)[:count])
-            lib.syncws_output_consume(self.c, sent)
-            if sent:
-                lib.syncws_output_progress(self.c, 1)
-            if sent < count:
-                lib.syncws_output_progress(self.c, 0)
+            sent = transport.send(memoryview(data)[:count])
+            idle = sent == count and not transport.holds_output()
+            waiting = lib.syncws_output_moved(c, sent, idle)
+            if not idle:
                 return int(lib.SYNCWS_PENDING)
+        return int(lib.SYNCWS_WRITE_FAILED if self.write_error else lib.SYNCWS_OK)
 
     def _note_write_error(self, number: int) -> None:
         if self.write_error is None:
@@ -241,7 +245,7 @@ class OutputChannel:
 
     def settle(self, result: int) -> int:
         """After C queued something: moves it on if C could not do so itself."""
-        if result == lib.SYNCWS_PENDING and self.transport.external:
+        if result == lib.SYNCWS_PENDING and self.external:
             result = self.flush()
             if result == lib.SYNCWS_PENDING:
                 lib.syncws_list(self.c, 1)
@@ -405,7 +409,7 @@ class OutputChannel:
         pointer = ffi.from_buffer("char[]", data)
         while left := lib.syncws_frame_left(self.c):
             result = lib.syncws_frame_write(self.c, thread_scratch(), pointer + (size - left), left)
-            if result == lib.SYNCWS_PENDING and self.transport.external:
+            if result == lib.SYNCWS_PENDING and self.external:
                 result = self.flush()
             if result == lib.SYNCWS_PENDING:
                 if lib.syncws_frame_left(self.c):

@@ -11,7 +11,6 @@ insists on repeating exactly the bytes of a refused write; here no SSL call ever
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
 import os
@@ -40,6 +39,8 @@ _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 # What one call moves at most, in bytes.
 CHUNK = 65536
+# The same in the TLS handshake, whose messages are short.
+_HANDSHAKE_CHUNK = 8192
 # A peer that makes us buffer more TLS records than this without taking any is given up.
 _UNSENT_LIMIT = 4 * CHUNK
 # How often a stalled transport is asked again, in seconds.
@@ -145,6 +146,10 @@ class Transport:
         """Whether there are bytes that reading or writing would try to write first."""
         return False
 
+    def is_busy(self) -> bool:
+        """Whether reading makes sense without asking the system: either of these two is true."""
+        return False
+
     def handshake(self) -> int:
         """One step of the TLS handshake: 0 when done, else what to wait for."""
         return 0
@@ -231,15 +236,16 @@ class TLSTransport(Transport):
     ) -> None:
         # Whatever it takes reaches the socket by its own flush().
         self._below = below if isinstance(below, Transport) else Transport(below)
+        # Whether that is TLS, too. A socket keeps nothing, and is not asked for each message.
+        self._stacked = self._below.tls is not None
         super().__init__(self._below.sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
-        # Encrypted bytes that the stream below has not taken.
-        self._unsent: collections.deque[bytes] = collections.deque()
-        self._unsent_size = 0
+        # Encrypted bytes that the stream below has refused; they precede those in the BIO.
+        self._unsent = b""
         self._stalled = False
 
     @property
@@ -252,15 +258,15 @@ class TLSTransport(Transport):
         """The peer's certificate as ``ssl.SSLSocket.getpeercert()`` gives it."""
         return self.tls.getpeercert()
 
-    def _fill(self) -> bool | None:
-        """Moves bytes from below into the BIO; False at the end, None: none now."""
-        data = self._below.receive()
-        if data is None:
+    def _fill(self, memory: memoryview) -> bool | None:
+        """Moves bytes into the BIO by way of ``memory``; False at the end, None: none now."""
+        count = self._below.receive_into(memory)
+        if count is None:
             return None
-        if not data:
+        if not count:
             self._incoming.write_eof()
             return False
-        self._incoming.write(data)
+        self._incoming.write(memory[:count])
         return True
 
     def receive(self, size: int = CHUNK) -> bytes | None:
@@ -277,32 +283,25 @@ class TLSTransport(Transport):
 
     def flush(self) -> bool:
         """Writes encrypted bytes that wait; whether none is left."""
-        while self._outgoing.pending:
-            data = self._outgoing.read(CHUNK)
-            self._unsent.append(data)
-            self._unsent_size += len(data)
-        while self._unsent:
-            data = self._unsent[0]
+        while self._unsent or self._outgoing.pending:
+            data = self._unsent or self._outgoing.read(CHUNK)
+            self._unsent = data
             sent = self._below.send(data)
             if not sent:
                 return False
-            self._unsent_size -= sent
-            if sent == len(data):
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = data[sent:]
-        return self._below.flush()
+            self._unsent = data[sent:]
+        return not self._stacked or self._below.flush()
 
     def handshake(self) -> int:
         """One step of the TLS handshake: 0 when done, else what to wait for."""
+        memory = memoryview(bytearray(_HANDSHAKE_CHUNK))
         while True:
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 if not self.flush():
                     return READ | WRITE
-                filled = self._fill()
-                if filled is None:
+                if self._fill(memory) is None:
                     return READ
                 continue
             except ssl.SSLError:
@@ -316,7 +315,8 @@ class TLSTransport(Transport):
         """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""
         filled: bool | None = True
         if not (self._incoming.pending or self.tls.pending()):
-            filled = self._fill()  # OpenSSL could only say that it has nothing, by an exception
+            # OpenSSL could only say that it has nothing, by an exception.
+            filled = self._fill(memory)
         while True:
             try:
                 # SSLObject.read() into a buffer returns the count.
@@ -326,13 +326,13 @@ class TLSTransport(Transport):
                 # Renegotiation, key updates and alerts leave bytes to be written.
                 if self.holds_output():
                     self._flush_quietly()
-                if self._unsent_size > _UNSENT_LIMIT:
+                if len(self._unsent) + self._outgoing.pending > _UNSENT_LIMIT:
                     # Not "nothing now": the socket stays readable, and whoever waits for
                     # that would come back at once, for ever.
                     text = "the peer makes TLS answer and takes no answer"
                     raise OSError(errno.ENOBUFS, text) from None
                 if filled is not None:
-                    filled = self._fill()
+                    filled = self._fill(memory)
                 if filled is None:
                     return None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -348,7 +348,7 @@ class TLSTransport(Transport):
 
     def send(self, data: Buffer) -> int:
         """Bytes of ``data`` taken, 0 if none can be taken now."""
-        if not self.flush():
+        if (self._unsent or self._outgoing.pending) and not self.flush():
             return 0
         view = memoryview(data)[:CHUNK]
         # While it renegotiates, writing reads handshake messages, and would fail on data.
@@ -367,11 +367,23 @@ class TLSTransport(Transport):
 
     def pending(self) -> bool:
         """Whether bytes can be received without the socket becoming readable."""
-        return self.tls.pending() > 0 or self._incoming.pending > 0 or self._below.pending()
+        return (
+            self._incoming.pending > 0
+            or self.tls.pending() > 0
+            or (self._stacked and self._below.pending())
+        )
 
     def holds_output(self) -> bool:
         """Whether there are bytes that reading or writing would try to write first."""
-        return bool(self._unsent) or self._outgoing.pending > 0 or self._below.holds_output()
+        return (
+            self._outgoing.pending > 0
+            or self._unsent != b""
+            or (self._stacked and self._below.holds_output())
+        )
+
+    def is_busy(self) -> bool:
+        """Whether reading makes sense without asking the system: either of these two is true."""
+        return self.pending() or self.holds_output()
 
     def end_output(self) -> None:
         """Sends close_notify and half-closes."""

@@ -19,14 +19,10 @@ from .frames import SLICE
 
 __all__ = ["Waiter", "adopt_main_thread", "wait_milliseconds"]
 
+_SLICE_MS = int(SLICE * 1000)
 _LONGEST_MS = 3_600_000
 
 _main_thread_id = threading.main_thread().ident
-
-
-def is_main_thread() -> bool:
-    """Whether signal handlers run in the calling thread."""
-    return threading.get_ident() == _main_thread_id
 
 
 def adopt_main_thread() -> None:
@@ -37,7 +33,8 @@ def adopt_main_thread() -> None:
 
 def wait_milliseconds(deadline: float | None) -> int:
     """How long one system call may wait for ``deadline`` (``time.monotonic()``)."""
-    longest = int(SLICE * 1000) if is_main_thread() else _LONGEST_MS
+    # Signal handlers run in the main thread.
+    longest = _SLICE_MS if threading.get_ident() == _main_thread_id else _LONGEST_MS
     if deadline is None:
         return longest
     # Rounded up: a wait must not become a busy loop in its last millisecond.

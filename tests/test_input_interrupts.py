@@ -54,6 +54,45 @@ def test_an_interrupted_read_loses_nothing(
         assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
 
 
+@pytest.mark.parametrize(
+    "step", ["syncws_take", "syncws_wait_readable", "syncws_decode_input", "syncws_hand_over"]
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_interrupted_receive_by_the_transport_loses_nothing(
+    step: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+        meeting.peer.send(*[frame(TEXT, b"%d" % number) for number in range(batch)])
+        interpose(monkeypatch, input_module, **{step: interrupted_after(step)})
+        with pytest.raises(KeyboardInterrupt):
+            meeting.receive()
+        monkeypatch.undo()
+        assert not meeting.owned
+        assert not thread_scratch().unclaimed
+        assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
+
+
+def test_a_second_ctrl_c_at_a_single_message_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"lost")
+
+        def interrupted(scratch: Any) -> str:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(input_module, "take_single", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                meeting.receive()
+        assert meeting.channel.gone
+        assert not thread_scratch().unclaimed
+        with pytest.raises(ConnectionClosedError):
+            meeting.receive()
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_interrupted_receive_loses_nothing(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     native(monkeypatch)

@@ -233,7 +233,7 @@ def test_tls_gives_up_a_peer_that_demands_answers_and_takes_none(
     with tls_pair(server_context, client_context) as (server, client):
         while client.send(bytes(CHUNK)):
             pass
-        client._unsent_size = 5 * CHUNK
+        client._unsent += bytes(5 * CHUNK)
         server.send(b"unread")
         wait_for(client.sock, READ, time.monotonic() + BOUND)
         assert client.receive() == b"unread"
