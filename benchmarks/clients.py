@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from benchmarks import load
@@ -176,7 +177,7 @@ class Raw:
 
         authority, _, path = url.removeprefix("ws://").partition("/")
         host, _, port = authority.partition(":")
-        sock = socket.create_connection((host, int(port)))
+        sock = self.connected(socket.create_connection((host, int(port))))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(
             f"GET /{path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n"
@@ -186,6 +187,9 @@ class Raw:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += sock.recv(4096)
+        return sock
+
+    def connected(self, sock: Any) -> Any:
         return sock
 
     def close(self, sock: Any) -> None:
@@ -376,9 +380,9 @@ def measure(
     return client.receive(url, count, clock)
 
 
-def main() -> None:
+def main(clients: Mapping[str, type[Client]] = CLIENTS) -> None:
     name, base, server_process = sys.argv[1:]
-    client = CLIENTS[name]()
+    client = clients[name]()
     clock = Clock(int(server_process))
     print("ready", flush=True)
     for line in sys.stdin:

@@ -17,6 +17,7 @@ import socket
 import string
 import struct
 import sys
+from collections.abc import Callable
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TEXT, BINARY = 0x81, 0x82
@@ -113,17 +114,18 @@ def handle(sock: socket.socket) -> None:
     sock.sendall(CLOSE_FRAME)
 
 
-def main() -> None:
+def main(accepted: Callable[[socket.socket], socket.socket] = lambda sock: sock) -> None:
+    """Serves one connection after the other, each by what ``accepted`` makes of its socket."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     while True:
         sock, _ = listener.accept()
-        with sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            with accepted(sock) as sock:
                 handle(sock)
-            except ConnectionError as error:
-                print(f"load: {error}", file=sys.stderr)
+        except OSError as error:
+            print(f"load: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

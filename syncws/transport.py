@@ -247,6 +247,8 @@ class TLSTransport(Transport):
         # Encrypted bytes that the stream below has refused; they precede those in the BIO.
         self._unsent = b""
         self._stalled = False
+        # How the input has ended, if that came behind what was given last.
+        self._ended: OSError | None = None
 
     @property
     def stalled(self) -> bool:
@@ -284,7 +286,7 @@ class TLSTransport(Transport):
     def flush(self) -> bool:
         """Writes encrypted bytes that wait; whether none is left."""
         while self._unsent or self._outgoing.pending:
-            data = self._unsent or self._outgoing.read(CHUNK)
+            data = self._unsent or self._outgoing.read()
             self._unsent = data
             sent = self._below.send(data)
             if not sent:
@@ -313,6 +315,33 @@ class TLSTransport(Transport):
 
     def receive_into(self, memory: memoryview) -> int | None:
         """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""
+        if self._ended is not None:
+            return self._end_of_input(self._ended)
+        count = self._receive_record(memory)
+        # OpenSSL reads one record at a time, of 16 KiB. Those that came with it come with it.
+        while count and count < len(memory) and self._incoming.pending:
+            try:
+                more = int(self.tls.read(len(memory) - count, memory[count:]))
+                if not more:  # how Python says it while we may still write
+                    raise ssl.SSLZeroReturnError("close_notify")
+                count += more
+            except ssl.SSLWantReadError:
+                break  # a part of one
+            except OSError as error:
+                self._ended = error.with_traceback(None)
+                break
+        return count
+
+    @staticmethod
+    def _end_of_input(error: OSError) -> int:
+        """What receiving gives from then on."""
+        # Without close_notify the stream ends the same way: RFC 6455 has its own closing
+        # handshake, and tells the two apart by it.
+        if isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
+            return 0
+        raise error
+
+    def _receive_record(self, memory: memoryview) -> int | None:
         filled: bool | None = True
         if not (self._incoming.pending or self.tls.pending()):
             # OpenSSL could only say that it has nothing, by an exception.
@@ -335,10 +364,8 @@ class TLSTransport(Transport):
                     filled = self._fill(memory)
                 if filled is None:
                     return None
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                # Without close_notify the stream ends the same way: RFC 6455 has its
-                # own closing handshake, and tells the two apart by it.
-                return 0
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError) as error:
+                return self._end_of_input(error)
         return int(count)
 
     def _flush_quietly(self) -> None:
@@ -369,6 +396,7 @@ class TLSTransport(Transport):
         """Whether bytes can be received without the socket becoming readable."""
         return (
             self._incoming.pending > 0
+            or self._ended is not None
             or self.tls.pending() > 0
             or (self._stacked and self._below.pending())
         )

@@ -200,6 +200,53 @@ def test_g3x_what_tls_holds_already_is_pending(
         assert not client.pending()
 
 
+def test_tls_records_that_come_together_are_read_together(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with tls_pair(server_context, client_context) as (server, client):
+        assert client.receive() is None  # session tickets
+        records = [_sealed(server, data) for data in (b"first", b"second", b"third")]
+        server.sock.sendall(b"".join(records)[:-1])
+        wait_for(client.sock, READ, time.monotonic() + BOUND)
+        assert client.receive() == b"firstsecond"
+        assert client.receive() is None
+        server.sock.sendall(records[2][-1:])
+        wait_for(client.sock, READ, time.monotonic() + BOUND)
+        assert client.receive() == b"third"
+
+
+@pytest.mark.parametrize("end", ["close_notify", "garbage"])
+def test_what_tls_brought_before_its_end_is_not_hidden_by_it(
+    end: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with tls_pair(server_context, client_context) as (server, client):
+        assert client.receive() is None
+        data = _sealed(server, b"first") + _sealed(server, b"second")
+        if end == "garbage":
+            data += b"\x17\x03\x03\x00\x20" + bytes(32)
+        else:
+            with pytest.raises(ssl.SSLWantReadError):
+                server.tls.unwrap()
+            data += server._outgoing.read()
+        # TCP goes on: nothing else will make the socket readable.
+        server.sock.sendall(data)
+        wait_for(client.sock, READ, time.monotonic() + BOUND)
+        assert client.receive() == b"firstsecond"
+        for _ in range(2):
+            assert client.pending()
+            if end == "garbage":
+                with pytest.raises(ssl.SSLError):
+                    client.receive()
+            else:
+                assert client.receive() == b""
+
+
+def _sealed(transport: TLSTransport, data: bytes) -> bytes:
+    """The record of ``data``, unsent."""
+    transport.tls.write(data)
+    return transport._outgoing.read()
+
+
 def test_tls_ends_with_and_without_close_notify(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
