@@ -163,7 +163,10 @@ int syncws_hand_over(syncws_channel *channel, syncws_scratch *scratch, int resul
     if (!single && result != SYNCWS_TIMED_OUT && result != SYNCWS_INTERRUPTED)
         return result;
     pthread_mutex_lock(&channel->mutex);
-    if (channel->flags & (SYNCWS_FLAG_FOLLOWERS | SYNCWS_FLAG_GONE)) {
+    /* QUEUED: an interrupted call has put back a message, which comes before this one. */
+    const unsigned others = SYNCWS_FLAG_FOLLOWERS | SYNCWS_FLAG_GONE |
+                            (single ? (unsigned)SYNCWS_FLAG_QUEUED : 0u);
+    if ((channel->flags & others) || channel->owner != syncws_this_thread()) {
         /* Leaving must be seen by others: Python does it. */
         pthread_mutex_unlock(&channel->mutex);
         return result;

@@ -347,9 +347,12 @@ class EndingChannel(StreamingChannel):
 
     def _discard(self) -> bool | None:
         """Whether more is there, ``None`` at the end."""
-        # Not the memory of a call that this thread was interrupted in.
-        scratch = free_scratch()
-        memory = memoryview(ffi.buffer(scratch.input))
+        if self.transport.tls is None:
+            # Not the memory of a call that this thread was interrupted in.
+            memory = memoryview(ffi.buffer(free_scratch().input))
+        else:
+            # TLS looks at what it reads into there; a signal handler in between may receive.
+            memory = memoryview(bytearray(CHUNK))
         for _ in range(TURN // CHUNK):
             with self.state_lock:
                 count = self.transport.receive_into(memory)

@@ -138,7 +138,11 @@ class InputChannel(DeliveryChannel):
         if lib.syncws_is_mine(self.c):
             self._digest_and_leave(scratch, scratch.code if found else lib.SYNCWS_TIMED_OUT)
         elif found and scratch.code in _SINGLE:
-            self.put_back(take_single(scratch))
+            # As put_back(), but no Python function may be called with the message on the way.
+            try:
+                self.inbound.appendleft(take_single(scratch))
+            finally:
+                lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
 
     def read_once(self, mode: int, milliseconds: int, stream: Stream | None = None) -> int:
         """Takes ownership, reads once, delivers, leaves; why not, if it could not.
@@ -270,17 +274,18 @@ class InputChannel(DeliveryChannel):
             self._moving = thread
             scratch.unclaimed = lib.SYNCWS_FILLING
             try:
-                count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
-                if count == 0:
-                    code = int(lib.SYNCWS_END_OF_STREAM)
-                elif count is not None:
-                    # Here, because after an interrupt nobody would know of these bytes.
-                    scratch.unclaimed = lib.SYNCWS_CLAIMED
-                    code = lib.syncws_decode_input(self.c, scratch, count)
-            except OSError as error:
-                scratch.error_number = error.errno or 0
-                self.closing.cause = self.closing.cause or error.with_traceback(None)
-                code = int(lib.SYNCWS_READ_FAILED)
+                try:
+                    count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
+                    if count == 0:
+                        code = int(lib.SYNCWS_END_OF_STREAM)
+                    elif count is not None:
+                        # Here, because after an interrupt nobody would know of these bytes.
+                        scratch.unclaimed = lib.SYNCWS_CLAIMED
+                        code = lib.syncws_decode_input(self.c, scratch, count)
+                except OSError as error:
+                    scratch.error_number = error.errno or 0
+                    self.closing.cause = self.closing.cause or error.with_traceback(None)
+                    code = int(lib.SYNCWS_READ_FAILED)
             except BaseException as error:
                 lost = scratch.unclaimed != lib.SYNCWS_UNCLAIMED
                 if lost:

@@ -193,11 +193,12 @@ class OutputChannel:
                 return int(lib.SYNCWS_PENDING)
             self._moving = threading.get_ident()
             try:
-                result = self._flush_transport()
-            except OSError as error:
-                lib.syncws_output_fail(self.c, error.errno or errno.EPIPE)
-                self.write_error = self.write_error or error.with_traceback(None)
-                result = int(lib.SYNCWS_WRITE_FAILED)
+                try:
+                    result = self._flush_transport()
+                except OSError as error:
+                    lib.syncws_output_fail(self.c, error.errno or errno.EPIPE)
+                    self.write_error = self.write_error or error.with_traceback(None)
+                    result = int(lib.SYNCWS_WRITE_FAILED)
             except BaseException as error:
                 # Interrupted inside. If abort() is, too, look() finds us still "moving".
                 lib.syncws_list(self.c, 1)
@@ -219,7 +220,7 @@ class OutputChannel:
         if not transport.flush():
             lib.syncws_output_moved(c, 0, 0)
             return int(lib.SYNCWS_PENDING)
-        if transport.tls:  # what it held is out
+        if transport.tls and not transport.stalled:  # what it held is out
             waiting = lib.syncws_output_moved(c, 0, 1)
         else:
             waiting = lib.syncws_output_size(c)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from channels import (
+    PATIENCE,
     InThread,
     Meeting,
     interpose,
@@ -71,6 +75,100 @@ def test_an_interrupted_receive_by_the_transport_loses_nothing(
         assert not meeting.owned
         assert not thread_scratch().unclaimed
         assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
+
+
+@pytest.mark.parametrize("path", [native, portable])
+def test_a_second_ctrl_c_while_a_single_message_is_put_back_loses_nothing(
+    path: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path(monkeypatch)
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"kept")
+        step = "syncws_receive" if path is native else "syncws_hand_over"
+        interpose(monkeypatch, input_module, **{step: interrupted_after(step)})
+
+        def interrupted(self: InputChannel, message: object) -> None:
+            raise KeyboardInterrupt  # as at the first line of any function
+
+        monkeypatch.setattr(InputChannel, "put_back", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            meeting.receive()
+        monkeypatch.undo()
+        assert meeting.receive(1.0) == "kept"
+
+
+@pytest.mark.parametrize("path", [native, portable])
+def test_a_message_put_back_comes_before_what_another_thread_reads(
+    path: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path(monkeypatch)
+    step = "syncws_receive" if path is native else "syncws_hand_over"
+    with Meeting() as meeting:
+        others: list[InThread] = []
+
+        def interrupted(*arguments: Any) -> Any:
+            result = getattr(lib, step)(*arguments)
+            if others:
+                return result  # the other thread's
+            # By now this one has left; another comes before its message is put back.
+            others.append(InThread(lambda: [meeting.receive(), meeting.receive()]))
+            while not meeting.owned:
+                time.sleep(0.001)
+            raise KeyboardInterrupt
+
+        meeting.peer.send_frame(TEXT, b"first")
+        interpose(monkeypatch, input_module, **{step: interrupted})
+        with pytest.raises(KeyboardInterrupt):
+            meeting.receive()
+        meeting.peer.send_frame(TEXT, b"second")
+        assert others[0].result() == ["first", "second"]
+
+
+def test_who_lost_its_ownership_does_not_end_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    portable(monkeypatch)
+    with Meeting() as meeting:
+        taken, go_on = threading.Event(), threading.Event()
+
+        def own() -> bool:
+            assert lib.syncws_take(meeting.c, lib.SYNCWS_TAKE_WAIT) == lib.SYNCWS_OK
+            taken.set()
+            assert go_on.wait(PATIENCE)
+            mine = bool(lib.syncws_is_mine(meeting.c))
+            lib.syncws_leave(meeting.c, 0)
+            return mine
+
+        other = InThread(own)
+        assert taken.wait(PATIENCE)
+        code = lib.syncws_hand_over(meeting.c, thread_scratch(), lib.SYNCWS_TIMED_OUT)
+        assert code == lib.SYNCWS_TIMED_OUT
+        go_on.set()
+        assert other.result()
+
+
+@pytest.mark.parametrize("which", ["receive_into", "send"])
+def test_ctrl_c_while_an_error_of_the_transport_is_noted_ends_the_connection(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portable(monkeypatch)
+
+    class Interrupting(OSError):
+        def with_traceback(self, _: object) -> Interrupting:
+            raise KeyboardInterrupt
+
+    def broken(self: Transport, data: object) -> int:
+        raise Interrupting
+
+    with Meeting() as meeting:
+        monkeypatch.setattr(Transport, which, broken)
+        with pytest.raises(KeyboardInterrupt):
+            if which == "send":
+                meeting.channel.send_control(PING, b"")
+            else:
+                meeting.peer.send_frame(TEXT, b"x")
+                meeting.receive()
+        assert meeting.channel.gone
+        assert not meeting.channel._moving
+        assert not thread_scratch().unclaimed
 
 
 def test_a_second_ctrl_c_at_a_single_message_ends_the_connection(
@@ -152,6 +250,31 @@ def test_what_a_signal_handler_discards_is_not_put_over_a_message(
         assert meeting.channel._discard() is False
         assert meeting.channel._discarded == 50_000
         assert take_single(scratch) == "its own" * 5000
+
+
+def test_a_signal_handler_that_receives_does_not_disturb_what_tls_discards(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Meeting(contexts=(client_context, server_context)) as meeting, Meeting() as other:
+        receive_into = Transport.receive_into
+        received: list[object] = []
+
+        def interrupted(self: Transport, memory: memoryview) -> int | None:
+            count = receive_into(self, memory)
+            if count and self.sock is meeting.ours and not received:
+                received.append(None)
+                received.append(other.receive())
+            return count
+
+        other.peer.send_frame(TEXT, b"Z" * 50_000)
+        meeting.peer.send(b"x" * 1000)
+        assert lib.syncws_take(meeting.c, lib.SYNCWS_TAKE_DRAIN) == lib.SYNCWS_OK
+        monkeypatch.setattr(Transport, "receive_into", interrupted)
+        while not meeting.channel._discarded:
+            assert meeting.channel._discard() is False
+        assert received == [None, "Z" * 50_000]
+        assert meeting.channel._discarded == 1000
+        lib.syncws_leave(meeting.c, 0)
 
 
 def _interrupt(_other: Meeting) -> None:

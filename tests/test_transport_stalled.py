@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pairing import InThread, Pair, eventually
 
+from syncws.frames import lib
 from syncws.transport import TLSTransport
 
 
@@ -70,6 +71,16 @@ def test_what_waits_leaves_when_it_can_and_nothing_spins(pair: Pair, refusing: R
     refusing.released.set()
     read(pair, 7)
     assert not pair.connection._channel.transport.stalled
+
+
+def test_a_peer_that_stalls_us_shows_no_sign_of_life_by_that(
+    pair: Pair, refusing: Refusing
+) -> None:
+    pair.connection.send("x")
+    assert eventually(lambda: refusing.refusals > 3)
+    before, refusals = lib.syncws_drained(pair.channel.c), refusing.refusals
+    assert eventually(lambda: refusing.refusals > refusals + 5)
+    assert lib.syncws_drained(pair.channel.c) == before
 
 
 def test_a_blocked_sender_goes_on_when_it_can(pair: Pair, refusing: Refusing) -> None:
