@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pairing import eventually
 
 import syncws
 from syncws import deflate
@@ -41,19 +42,21 @@ class Padding(syncws.Extension):
 
 class ClientPadding(syncws.ClientExtensionFactory):
     name = "padding"
+    extension = Padding
 
     def get_request_params(self) -> syncws.ExtensionParameters:
         return []
 
     def process_response_params(self, *_: Any) -> Padding:
-        return Padding()
+        return self.extension()
 
 
 class ServerPadding(syncws.ServerExtensionFactory):
     name = "padding"
+    extension = Padding
 
     def process_request_params(self, *_: Any) -> tuple[syncws.ExtensionParameters, Padding]:
-        return [], Padding()
+        return [], self.extension()
 
 
 def echo(ws: syncws.Connection) -> None:
@@ -144,17 +147,21 @@ def test_exception_of_an_extension_is_the_cause_of_the_cause(
 def test_extension_that_fails_at_the_end_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[Padding] = []
 
-    def fail(extension: Padding) -> None:
-        ended.append(extension)
-        raise RuntimeError("nobody is there to hear this")
+    # Not Padding itself: the reader thread may still be ending an earlier test's connection.
+    class Failing(Padding):
+        def connection_ended(self) -> None:
+            ended.append(self)
+            raise RuntimeError("nobody is there to hear this")
 
-    monkeypatch.setattr(Padding, "connection_ended", fail)
+    monkeypatch.setattr(ClientPadding, "extension", Failing)
+    monkeypatch.setattr(ServerPadding, "extension", Failing)
     with padded() as ws:
         ws.send("hello")
         assert ws.recv(timeout=PATIENCE) == "hello"
         ws.close()
         assert ws.wait_closed(PATIENCE)
-    assert len(ended) == 2 and ended[0] is not ended[1]
+    assert eventually(lambda: len(ended) == 2)
+    assert ended[0] is not ended[1]
 
 
 def test_few_compressors_are_kept_however_many_were_at_work() -> None:
