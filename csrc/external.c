@@ -17,12 +17,12 @@ static size_t size_of(const syncws_channel *channel) {
            (channel->external && output->refused ? 1 : 0);
 }
 
-size_t syncws_output_moved(syncws_channel *channel, size_t length, int idle) {
+size_t syncws_output_moved(syncws_channel *channel, size_t length, int progress, int idle) {
     struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
     if (length <= syncws_queue_size(output))
         syncws_queue_drop(output, length);
-    if ((length > 0 || idle) && output->refused)
+    if (progress && output->refused)
         channel->drained++;
     output->refused = !idle;
     size_t result = size_of(channel);

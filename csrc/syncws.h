@@ -437,9 +437,10 @@ int syncws_flush(syncws_channel *channel, syncws_scratch *scratch);
 /* For Python transports: copies up to `room` bytes of what waits; their number. */
 size_t syncws_output_peek(syncws_channel *channel, syncws_scratch *scratch, uint8_t *copy,
                           size_t room);
-/* For Python transports: `length` bytes of those are taken. `idle` is 1 if the transport keeps
- * none of them and of earlier ones, and 0 if the socket refused some. As syncws_output_size(). */
-size_t syncws_output_moved(syncws_channel *channel, size_t length, int idle);
+/* For Python transports: `length` bytes of those are taken. `progress` is 1 if the socket took
+ * some of them or of earlier ones, `idle` if the transport keeps none, and 0 if the socket refused
+ * some. As syncws_output_size(). */
+size_t syncws_output_moved(syncws_channel *channel, size_t length, int progress, int idle);
 /* Bytes that wait; at least 1 if control frames or a Python transport's bytes do. */
 size_t syncws_output_size(syncws_channel *channel);
 /* 1: nothing waits and no frame is half written, so the stream may be ended. */

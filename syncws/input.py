@@ -265,6 +265,7 @@ class InputChannel(DeliveryChannel):
     def _read_transport(self, scratch: Any) -> int:
         thread = threading.get_ident()
         code = int(lib.SYNCWS_TIMED_OUT)
+        transport = self.transport
         with self.state_lock:
             if self._moving == thread:
                 raise ConcurrencyError("this thread is in the middle of another call")
@@ -275,7 +276,7 @@ class InputChannel(DeliveryChannel):
             scratch.unclaimed = lib.SYNCWS_FILLING
             try:
                 try:
-                    count = self.transport.receive_into(memoryview(ffi.buffer(scratch.input)))
+                    count = transport.receive_into(memoryview(ffi.buffer(scratch.input)))
                     if count == 0:
                         code = int(lib.SYNCWS_END_OF_STREAM)
                     elif count is not None:
@@ -299,6 +300,10 @@ class InputChannel(DeliveryChannel):
             if scratch.unclaimed == lib.SYNCWS_FILLING:
                 scratch.unclaimed = lib.SYNCWS_CLAIMED
             self._moving = 0
+            if transport.owing:
+                # The selector has to watch for room.
+                lib.syncws_output_moved(self.c, 0, 0, 0)
+                lib.syncws_list(self.c, 1)
         return code
 
     def follow(self, mode: int, deadline: float | None) -> None:

@@ -217,11 +217,12 @@ class OutputChannel:
 
     def _flush_transport(self) -> int:
         transport, c = self.transport, self.c
+        before = transport.taken
         if not transport.flush():
-            lib.syncws_output_moved(c, 0, 0)
+            lib.syncws_output_moved(c, 0, transport.taken != before, 0)
             return int(lib.SYNCWS_PENDING)
         if transport.tls and not transport.stalled:  # what it held is out
-            waiting = lib.syncws_output_moved(c, 0, 1)
+            waiting = lib.syncws_output_moved(c, 0, 1, 1)
         else:
             waiting = lib.syncws_output_size(c)
         while waiting:
@@ -233,7 +234,7 @@ class OutputChannel:
                 return int(lib.SYNCWS_CLOSED)  # aborted: what waits is not for sending any more
             sent = transport.send(memoryview(data)[:count])
             idle = sent == count and not transport.holds_output()
-            waiting = lib.syncws_output_moved(c, sent, idle)
+            waiting = lib.syncws_output_moved(c, sent, sent > 0, idle)
             if not idle:
                 return int(lib.SYNCWS_PENDING)
         return int(lib.SYNCWS_WRITE_FAILED if self.write_error else lib.SYNCWS_OK)

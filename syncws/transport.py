@@ -39,8 +39,13 @@ _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 # What one call moves at most, in bytes.
 CHUNK = 65536
-# The same in the TLS handshake, whose messages are short.
-_HANDSHAKE_CHUNK = 8192
+# The same in the TLS handshake, and for who wants to receive less than that.
+_SMALL_CHUNK = 8192
+# How often one call receives while that brings no data.
+_FILLS = 4
+# Without close_notify the stream ends as with it: RFC 6455 has its own closing handshake, and
+# tells the two apart by that.
+_ENDS = (ssl.SSLZeroReturnError, ssl.SSLEOFError)
 # A peer that makes us buffer more TLS records than this without taking any is given up.
 _UNSENT_LIMIT = 4 * CHUNK
 # How often a stalled transport is asked again, in seconds.
@@ -80,6 +85,10 @@ class Transport:
     """
 
     tls: ssl.SSLObject | None = None
+    # Whether something has to be written that nobody passed to send().
+    owing = False
+    # How many of the bytes that it kept the socket has taken since; for comparison.
+    taken = 0
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -262,6 +271,8 @@ class TLSTransport(Transport):
 
     def _fill(self, memory: memoryview) -> bool | None:
         """Moves bytes into the BIO by way of ``memory``; False at the end, None: none now."""
+        if len(memory) < _SMALL_CHUNK:
+            memory = memoryview(bytearray(_SMALL_CHUNK))
         count = self._below.receive_into(memory)
         if count is None:
             return None
@@ -280,7 +291,11 @@ class TLSTransport(Transport):
     def receive_before(self, deadline: float | None, size: int = CHUNK) -> bytes:
         """At least one byte, at most ``size``, or ``b""`` at the end of the stream."""
         while (data := self.receive(size)) is None:
-            wait_for(self.sock, READ, deadline)
+            # Records without data keep the socket readable.
+            if remaining(deadline) == 0.0:
+                raise TimeoutError("timed out")
+            if not self.pending():
+                wait_for(self.sock, READ, deadline)
         return data
 
     def flush(self) -> bool:
@@ -292,11 +307,13 @@ class TLSTransport(Transport):
             if not sent:
                 return False
             self._unsent = data[sent:]
+            self.taken += sent
+        self.owing = False
         return not self._stacked or self._below.flush()
 
     def handshake(self) -> int:
         """One step of the TLS handshake: 0 when done, else what to wait for."""
-        memory = memoryview(bytearray(_HANDSHAKE_CHUNK))
+        memory = memoryview(bytearray(_SMALL_CHUNK))
         while True:
             try:
                 self.tls.do_handshake()
@@ -316,62 +333,73 @@ class TLSTransport(Transport):
     def receive_into(self, memory: memoryview) -> int | None:
         """Bytes put into ``memory``; 0 at the end of the stream, ``None``: nothing now."""
         if self._ended is not None:
-            return self._end_of_input(self._ended)
+            return self._end_of_input()
         count = self._receive_record(memory)
         # OpenSSL reads one record at a time, of 16 KiB. Those that came with it come with it.
         while count and count < len(memory) and self._incoming.pending:
             try:
                 more = int(self.tls.read(len(memory) - count, memory[count:]))
                 if not more:  # how Python says it while we may still write
-                    raise ssl.SSLZeroReturnError("close_notify")
+                    raise ssl.SSLZeroReturnError
                 count += more
             except ssl.SSLWantReadError:
                 break  # a part of one
-            except OSError as error:
+            except ssl.SSLError as error:
                 self._ended = error.with_traceback(None)
                 break
+        if count and self._outgoing.pending:
+            error_of_answer = self._answer()
+            self._ended = self._ended or error_of_answer
         return count
 
-    @staticmethod
-    def _end_of_input(error: OSError) -> int:
-        """What receiving gives from then on."""
-        # Without close_notify the stream ends the same way: RFC 6455 has its own closing
-        # handshake, and tells the two apart by it.
-        if isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
-            return 0
-        raise error
+    def _end_of_input(self) -> int:
+        """Raises what was kept, once; afterwards it is the end of the stream."""
+        error, self._ended = self._ended, ssl.SSLZeroReturnError()
+        try:
+            if error is None or isinstance(error, _ENDS):
+                return 0
+            raise error
+        finally:
+            del error  # else it would keep this frame, and the frame it
 
     def _receive_record(self, memory: memoryview) -> int | None:
         filled: bool | None = True
+        fills = 0
         if not (self._incoming.pending or self.tls.pending()):
             # OpenSSL could only say that it has nothing, by an exception.
             filled = self._fill(memory)
         while True:
             try:
                 # SSLObject.read() into a buffer returns the count.
-                count = self.tls.read(len(memory), memory)
-                break
+                return int(self.tls.read(len(memory), memory))
             except ssl.SSLWantReadError:
-                # Renegotiation, key updates and alerts leave bytes to be written.
-                if self.holds_output():
-                    self._flush_quietly()
-                if len(self._unsent) + self._outgoing.pending > _UNSENT_LIMIT:
+                error = self._answer() if self.holds_output() else None
+                if error is not None:
                     # Not "nothing now": the socket stays readable, and whoever waits for
                     # that would come back at once, for ever.
-                    text = "the peer makes TLS answer and takes no answer"
-                    raise OSError(errno.ENOBUFS, text) from None
-                if filled is not None:
-                    filled = self._fill(memory)
+                    raise error from None
+                # A peer may send records without data for ever, and others want to live.
+                if filled is None or fills == _FILLS:
+                    return None
+                filled = self._fill(memory)
+                fills += 1
                 if filled is None:
                     return None
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError) as error:
-                return self._end_of_input(error)
-        return int(count)
+            except _ENDS:
+                return 0
 
-    def _flush_quietly(self) -> None:
+    def _answer(self) -> OSError | None:
+        """Sends what TLS itself has to say; an error if the peer lets too much of it wait.
+
+        Renegotiation, key updates and alerts leave bytes to be written; nobody else may write
+        for a long time.
+        """
         # A broken pipe must not hide what can still be read.
         with contextlib.suppress(OSError):
-            self.flush()
+            self.owing = not self.flush()
+        if len(self._unsent) + self._outgoing.pending <= _UNSENT_LIMIT:
+            return None
+        return OSError(errno.ENOBUFS, "the peer makes TLS answer and takes no answer")
 
     def send(self, data: Buffer) -> int:
         """Bytes of ``data`` taken, 0 if none can be taken now."""
@@ -379,7 +407,7 @@ class TLSTransport(Transport):
             return 0
         view = memoryview(data)[:CHUNK]
         # While it renegotiates, writing reads handshake messages, and would fail on data.
-        if not view or (self._stalled and self._incoming.pending):
+        if not view or (self._stalled and (self._incoming.pending or self.tls.pending())):
             return 0
         try:
             count = self.tls.write(view)

@@ -363,6 +363,9 @@ def test_what_the_layer_below_does_not_take_is_kept(
         def write(self, data: object) -> int:
             raise ssl.SSLWantReadError
 
+        def pending(self) -> int:
+            return 0
+
     below.tls = Refusing()  # type: ignore[assignment]  # a stand-in
     assert not transport.stalled
     assert transport.send(b"x") == 1
