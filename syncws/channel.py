@@ -243,7 +243,7 @@ class Channel(EndingChannel):
                 when = time.monotonic() + STALLED_TICK
                 self._stall_timer = self.reader.call_at(when, self._ask_again)
         if interest > 0:
-            self.reader.watch(self.transport.fileno(), interest, self.on_ready)
+            self.watch(interest)
         flags = lib.syncws_flags(self.c) & (lib.SYNCWS_FLAG_ARMED | lib.SYNCWS_FLAG_PAUSED)
         if flags == lib.SYNCWS_FLAG_ARMED and self._holds_input():
             # No selector will report it.

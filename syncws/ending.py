@@ -303,7 +303,14 @@ class EndingChannel(StreamingChannel):
         if self.gone:
             lib.syncws_list(self.c, 1)
         else:
-            self.reader.watch(self.transport.fileno(), interest, self.on_ready)
+            self.watch(interest)
+
+    def watch(self, interest: int) -> None:
+        """The reader thread: the selector is to report the descriptor, if that is open still."""
+        with self.state_lock:  # who closes it holds that, too
+            descriptor = self.transport.fileno()
+            if descriptor >= 0:
+                self.reader.watch(descriptor, interest, self.on_ready)
 
     def _drain_a_little(self) -> int:
         """Any thread begins with that without waiting; whether the reader must hurry."""

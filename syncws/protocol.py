@@ -119,6 +119,8 @@ class ClosingHandshake:
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
             self.explanation = explanation
+        elif self.complete:
+            return  # what has ended well is no error by what goes wrong behind it
         if self.cause is None:
             self.cause = _untraced(cause)
 

@@ -32,6 +32,14 @@ NORMAL = Close(1000, "")
 # -- the number of a closed descriptor ---------------------------------------------------
 
 
+def test_a_descriptor_that_another_thread_has_closed_is_not_watched() -> None:
+    with Meeting() as meeting:
+        meeting.channel.abort()
+        assert meeting.transport.fileno() < 0
+        meeting.channel.watch(READ)
+        assert not meeting.stepped._callbacks
+
+
 def watch_successor(meeting: Meeting, descriptor: int) -> tuple[Peer, list[int]]:
     """A new connection that got the number of a closed one, and when it was ready."""
     ours, theirs = socket.socketpair()

@@ -210,6 +210,16 @@ def test_an_end_before_the_answer_to_our_close_frame() -> None:
     assert isinstance(closing.exception().__cause__, OSError)
 
 
+def test_what_ended_well_stays_so_whatever_goes_wrong_behind_it() -> None:
+    closing = ClosingHandshake()
+    closing.receive(b"\x03\xe8")
+    closing.end()
+    closing.end(OSError("late"), "why")
+    assert closing.cause is None
+    assert isinstance(closing.exception(), ConnectionClosedOK)
+    assert closing.explanation == ""
+
+
 def test_the_first_cause_and_the_first_explanation_stay() -> None:
     closing = ClosingHandshake()
     closing.end(None, "first")

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from .conversation import PATIENCE
 
+# Each once: two that are asked for at the same time must differ.
+_candidates = iter(random.sample(range(20_000, 32_000), 12_000))
+
 
 def free_port() -> int:
     """A port that nobody listens on just now.
@@ -25,7 +28,7 @@ def free_port() -> int:
     could have it by the time the daemon starts.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = next(_candidates)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
