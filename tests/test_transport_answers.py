@@ -156,6 +156,16 @@ def test_records_without_data_do_not_keep_a_thread(meeting: Meeting) -> None:
         transport.receive_before(time.monotonic() + 0.2)
 
 
+def test_what_the_layer_below_holds_is_not_waited_for(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = transport_of(meeting)
+    received = iter([None, b"data"])
+    monkeypatch.setattr(transport, "receive", lambda size: next(received))
+    monkeypatch.setattr(transport, "pending", lambda: True)
+    assert transport.receive_before(time.monotonic() + PATIENCE) == b"data"
+
+
 def test_a_peer_that_takes_a_little_of_what_is_kept_is_alive(meeting: Meeting) -> None:
     transport = transport_of(meeting)
     room = 0

@@ -132,14 +132,22 @@ def test_F7c_an_interrupt_while_a_proxy_is_silent(
     """Ctrl-C takes effect at once, and nothing is left open."""
     with no_trace(caplog), wire.Listener() as listener:
         address = listener.uri.replace("ws:", f"{scheme}:")
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        started = time.monotonic()
+        peers: list[wire.Peer] = []
+        interrupted: list[float] = []
+
+        def interrupt() -> None:
+            peers.append(listener.accept_raw())
+            time.sleep(0.3)
+            interrupted.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
             syncws.connect("ws://name.invalid/", proxy=address, open_timeout=None)
-        assert time.monotonic() - started < 5
-        timer.join()
-        with listener.accept_raw() as peer:
+        thread.join()
+        assert time.monotonic() - interrupted[0] < 5
+        with peers[0] as peer:
             peer.read_raw()
 
 
