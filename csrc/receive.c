@@ -167,7 +167,8 @@ int syncws_hand_over(syncws_channel *channel, syncws_scratch *scratch, int resul
     const unsigned others = SYNCWS_FLAG_FOLLOWERS | SYNCWS_FLAG_GONE |
                             (single ? (unsigned)SYNCWS_FLAG_QUEUED : 0u);
     if ((channel->flags & others) || channel->owner != syncws_this_thread()) {
-        /* Leaving must be seen by others: Python does it. */
+        /* Leaving must be seen by others, so Python does it; or a signal handler's call has
+         * left for this one, and it is another thread's by now. */
         pthread_mutex_unlock(&channel->mutex);
         return result;
     }

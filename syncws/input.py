@@ -252,7 +252,8 @@ class InputChannel(DeliveryChannel):
         with self.state_lock:
             # To read in vain costs more than to ask the system first; but nobody waits for
             # what the calling thread itself is in the middle of.
-            at_once = transport.is_busy() or self._moving == threading.get_ident()
+            inside = self._moving == threading.get_ident()
+            at_once = inside or transport.pending() or transport.holds_output()
         code = int(lib.SYNCWS_TIMED_OUT)
         if at_once or not milliseconds:
             code = self._read_transport(scratch)

@@ -85,7 +85,7 @@ class Transport:
     """
 
     tls: ssl.SSLObject | None = None
-    # Whether something has to be written that nobody passed to send().
+    # Whether the socket has refused something that nobody passed to send().
     owing = False
     # How many of the bytes that it kept the socket has taken since; for comparison.
     taken = 0
@@ -153,10 +153,6 @@ class Transport:
 
     def holds_output(self) -> bool:
         """Whether there are bytes that reading or writing would try to write first."""
-        return False
-
-    def is_busy(self) -> bool:
-        """Whether reading makes sense without asking the system: either of these two is true."""
         return False
 
     def handshake(self) -> int:
@@ -348,8 +344,8 @@ class TLSTransport(Transport):
                 self._ended = error.with_traceback(None)
                 break
         if count and self._outgoing.pending:
-            error_of_answer = self._answer()
-            self._ended = self._ended or error_of_answer
+            too_much = self._answer()
+            self._ended = self._ended or too_much
         return count
 
     def _end_of_input(self) -> int:
@@ -436,10 +432,6 @@ class TLSTransport(Transport):
             or self._unsent != b""
             or (self._stacked and self._below.holds_output())
         )
-
-    def is_busy(self) -> bool:
-        """Whether reading makes sense without asking the system: either of these two is true."""
-        return self.pending() or self.holds_output()
 
     def end_output(self) -> None:
         """Sends close_notify and half-closes."""
