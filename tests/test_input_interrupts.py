@@ -113,7 +113,7 @@ def test_a_message_put_back_comes_before_what_another_thread_reads(
             # By now this one has left; another comes before its message is put back.
             others.append(InThread(lambda: [meeting.receive(), meeting.receive()]))
             while not meeting.owned:
-                time.sleep(0.001)
+                time.sleep(0.001)  # what to wait for has no event; the test's timeout bounds it
             raise KeyboardInterrupt
 
         meeting.peer.send_frame(TEXT, b"first")

@@ -67,7 +67,8 @@ def transport_of(meeting: Meeting) -> TLSTransport:
 
 
 def stand_in(transport: TLSTransport, tls: object) -> None:
-    transport.tls = tls  # type: ignore[assignment]  # a stand-in
+    # As in test_transport_stalled.py: not an SSLObject, which can be made by a context only.
+    transport.tls = tls  # type: ignore[assignment]
 
 
 def raw_bytes(meeting: Meeting) -> bytes:
@@ -97,7 +98,9 @@ def test_what_tls_answers_leaves_without_another_call(meeting: Meeting) -> None:
     assert not transport.holds_output()
 
 
-def test_an_answer_that_the_socket_refuses_leaves_when_there_is_room(meeting: Meeting) -> None:
+def test_an_answer_that_the_socket_refuses_leaves_when_there_is_room(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transport = transport_of(meeting)
     stand_in(transport, Answering(transport, b"answer"))
     full = True
@@ -106,7 +109,7 @@ def test_an_answer_that_the_socket_refuses_leaves_when_there_is_room(meeting: Me
     def sent(data: Any) -> int:
         return 0 if full else send(transport._below, data)
 
-    transport._below.send = sent  # type: ignore[method-assign]
+    monkeypatch.setattr(transport._below, "send", sent)
     meeting.peer.send_frame(TEXT, b"x")
     assert meeting.receive() == "x"
     assert transport.owing
@@ -116,10 +119,12 @@ def test_an_answer_that_the_socket_refuses_leaves_when_there_is_room(meeting: Me
     assert lib.syncws_output_size(meeting.c) == 0
 
 
-def test_answers_that_the_peer_does_not_take_are_bounded(meeting: Meeting) -> None:
+def test_answers_that_the_peer_does_not_take_are_bounded(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transport = transport_of(meeting)
     stand_in(transport, Answering(transport, bytes(100_000)))
-    transport._below.send = lambda data: 0  # type: ignore[method-assign]
+    monkeypatch.setattr(transport._below, "send", lambda data: 0)
     data = frame(TEXT, b"x")
     memory = memoryview(bytearray(100))
     with pytest.raises(OSError, match="takes no answer"):
@@ -144,11 +149,13 @@ def test_a_stalled_write_waits_for_the_rest_of_a_record(meeting: Meeting) -> Non
     assert transport.send(b"data") == 4
 
 
-def test_records_without_data_do_not_keep_a_thread(meeting: Meeting) -> None:
+def test_records_without_data_do_not_keep_a_thread(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transport = transport_of(meeting)
     wanting = Wanting(transport)
     stand_in(transport, wanting)
-    transport._below.receive_into = lambda memory: 10  # type: ignore[method-assign]
+    monkeypatch.setattr(transport._below, "receive_into", lambda memory: 10)
     assert transport.receive_into(memoryview(bytearray(100))) is None
     assert 2 < wanting.tries < 10
     meeting.peer.send(b"keeps the socket readable")
@@ -166,7 +173,9 @@ def test_what_the_layer_below_holds_is_not_waited_for(
     assert transport.receive_before(time.monotonic() + PATIENCE) == b"data"
 
 
-def test_a_peer_that_takes_a_little_of_what_is_kept_is_alive(meeting: Meeting) -> None:
+def test_a_peer_that_takes_a_little_of_what_is_kept_is_alive(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transport = transport_of(meeting)
     room = 0
     send = Transport.send
@@ -177,7 +186,7 @@ def test_a_peer_that_takes_a_little_of_what_is_kept_is_alive(meeting: Meeting) -
         room = 0
         return send(transport._below, part) if part else 0
 
-    transport._below.send = sent  # type: ignore[method-assign]
+    monkeypatch.setattr(transport._below, "send", sent)
     meeting.channel.send_control(0x9, b"a ping")
     before = lib.syncws_drained(meeting.c)
     assert meeting.channel.flush() == lib.SYNCWS_PENDING

@@ -137,7 +137,7 @@ def test_F7c_an_interrupt_while_a_proxy_is_silent(
 
         def interrupt() -> None:
             peers.append(listener.accept_raw())
-            time.sleep(0.3)
+            time.sleep(0.3)  # by then it waits for the proxy's first byte
             interrupted.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
