@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from benchmarks import load
 
@@ -115,10 +115,12 @@ class Blocking:
 
 
 class Syncws(Blocking):
+    options: ClassVar[dict[str, Any]] = {}
+
     def open(self, url: str) -> Any:
         import syncws
 
-        return syncws.connect(url)
+        return syncws.connect(url, **self.options)
 
 
 class SyncwsIterator(Syncws):
@@ -143,17 +145,26 @@ class SyncwsMany(Syncws):
 class Websockets(Blocking):
     """websockets.sync, without compression: the server offers none anyway."""
 
+    options: ClassVar[dict[str, Any]] = {
+        "compression": None,
+        "max_size": None,
+        "proxy": None,
+        "legacy": True,
+    }
+
     def open(self, url: str) -> Any:
         from websockets.sync.client import connect
 
-        return connect(url, compression=None, max_size=None, proxy=None, legacy=True)
+        return connect(url, **self.options)
 
 
 class WebsocketClient(Blocking):
+    options: ClassVar[dict[str, Any]] = {}
+
     def open(self, url: str) -> Any:
         import websocket
 
-        return websocket.create_connection(url)
+        return websocket.create_connection(url, **self.options)
 
     def sender(self, ws: Any) -> Any:
         return ws.send_binary
@@ -175,7 +186,7 @@ class Raw:
     def open(self, url: str, fields: str = "") -> Any:
         import socket
 
-        authority, _, path = url.removeprefix("ws://").partition("/")
+        authority, _, path = url.partition("://")[2].partition("/")
         host, _, port = authority.partition(":")
         sock = self.connected(socket.create_connection((host, int(port))))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -190,6 +201,7 @@ class Raw:
         return sock
 
     def connected(self, sock: Any) -> Any:
+        """What speaks over a TCP connection that has just been made."""
         return sock
 
     def close(self, sock: Any) -> None:
@@ -251,6 +263,8 @@ class Raw:
 class Picows:
     """picows on uvloop. It calls back for each frame, which suits it best."""
 
+    options: ClassVar[dict[str, Any]] = {"max_frame_size": 2**26, "enable_auto_pong": True}
+
     def __init__(self) -> None:
         import picows
         import uvloop
@@ -288,9 +302,7 @@ class Picows:
         self.listener = Listener
 
     async def open(self, url: str) -> Any:
-        _, listener = await self.picows.ws_connect(
-            self.listener, url, max_frame_size=2**26, enable_auto_pong=True
-        )
+        _, listener = await self.picows.ws_connect(self.listener, url, **self.options)
         return listener
 
     async def close(self, listener: Any) -> None:
@@ -380,8 +392,9 @@ def measure(
     return client.receive(url, count, clock)
 
 
-def main(clients: Mapping[str, type[Client]] = CLIENTS) -> None:
+def main(clients: Mapping[str, type[Client]] = CLIENTS, scheme: str = "ws") -> None:
     name, base, server_process = sys.argv[1:]
+    base = f"{scheme}://{base.partition('://')[2]}"
     client = clients[name]()
     clock = Clock(int(server_process))
     print("ready", flush=True)

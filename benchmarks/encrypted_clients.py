@@ -7,7 +7,7 @@ they do then.
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks import clients
 
@@ -20,10 +20,6 @@ def context() -> ssl.SSLContext:
     return result
 
 
-def encrypted(url: str) -> str:
-    return url.replace("ws://", "wss://")
-
-
 class Raw(clients.Raw):
     """An ``ssl.SSLSocket``: nothing but OpenSSL between Python and the system."""
 
@@ -32,41 +28,23 @@ class Raw(clients.Raw):
 
 
 class Syncws(clients.Syncws):
-    def open(self, url: str) -> Any:
-        import syncws
-
-        return syncws.connect(encrypted(url), ssl=context())
+    options: ClassVar[dict[str, Any]] = {"ssl": context()}
 
 
 class SyncwsMany(clients.SyncwsMany):
-    open = Syncws.open
+    options = Syncws.options
 
 
-class Websockets(clients.Blocking):
-    def open(self, url: str) -> Any:
-        from websockets.sync.client import connect
-
-        options = {"compression": None, "max_size": None, "proxy": None, "legacy": True}
-        return connect(encrypted(url), ssl=context(), **options)
+class Websockets(clients.Websockets):
+    options: ClassVar[dict[str, Any]] = {**clients.Websockets.options, "ssl": context()}
 
 
 class WebsocketClient(clients.WebsocketClient):
-    def open(self, url: str) -> Any:
-        import websocket
-
-        return websocket.create_connection(encrypted(url), sslopt={"cert_reqs": ssl.CERT_NONE})
+    options: ClassVar[dict[str, Any]] = {"sslopt": {"cert_reqs": ssl.CERT_NONE}}
 
 
 class Picows(clients.Picows):
-    async def open(self, url: str) -> Any:
-        _, listener = await self.picows.ws_connect(
-            self.listener,
-            encrypted(url),
-            ssl_context=context(),
-            max_frame_size=2**26,
-            enable_auto_pong=True,
-        )
-        return listener
+    options: ClassVar[dict[str, Any]] = {**clients.Picows.options, "ssl_context": context()}
 
 
 CLIENTS: dict[str, type[clients.Client]] = {
@@ -80,4 +58,4 @@ CLIENTS: dict[str, type[clients.Client]] = {
 
 
 if __name__ == "__main__":
-    clients.main(CLIENTS)
+    clients.main(CLIENTS, "wss")
