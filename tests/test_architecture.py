@@ -69,12 +69,12 @@ def running_nodes(node: ast.AST) -> Iterator[ast.AST]:
         yield from running_nodes(child)
 
 
-def imports(module: str) -> Iterator[tuple[str, bool]]:
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
     """Name and whether it is of this package, for each import, also those within functions.
 
     So is each call of a function that imports by name.
     """
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in running_nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -96,13 +96,31 @@ def imports(module: str) -> Iterator[tuple[str, bool]]:
                 yield str(node.args[0].value).split(".")[0], False
 
 
-def own_imports(module: str) -> set[str]:
-    """The modules of the package that ``module`` imports; names of ``__init__`` count as it."""
+def own_imports(file: Path) -> set[str]:
+    """The modules of the package that a file imports; names of ``__init__`` count as it."""
     return {
         name if name in MODULES or name == "_codec" else "__init__"
-        for name, own in imports(module)
+        for name, own in imports(file)
         if own
     }
+
+
+def source(module: str) -> Path:
+    """Where a module of the package stands."""
+    return PACKAGE / f"{module}.py"
+
+
+def modules_behind(test: Path) -> set[str]:
+    """The modules of the package that a test needs, it or its helpers, directly or not."""
+    found, files = {test}, [test]
+    while files:
+        file = files.pop()
+        helpers = {ROOT / "tests" / f"{name}.py" for name, own in imports(file) if not own}
+        new = {path for path in helpers if path.is_file()}
+        new |= {source(module) for module in own_imports(file) - {"_codec"}}
+        files += new - found
+        found |= new
+    return {file.stem for file in found if file.parent == PACKAGE}
 
 
 def sources() -> list[Path]:
@@ -133,12 +151,12 @@ def test_page_has_no_cycle() -> None:
 def test_imports_only_what_stands_to_its_left(module: str) -> None:
     """An edge that the page does not draw is either a mistake here or missing there."""
     below = {"_codec" if name == "csrc/" else name for name in allowed().get(module, set())}
-    assert own_imports(module) - below == set()
+    assert own_imports(source(module)) - below == set()
 
 
 def test_imports_have_no_cycle() -> None:
     """Also none that goes through ``__init__``."""
-    edges = {module: own_imports(module) - {"_codec"} for module in MODULES}
+    edges = {module: own_imports(source(module)) - {"_codec"} for module in MODULES}
     while edges:
         leaves = {module for module, targets in edges.items() if not targets & edges.keys()}
         assert leaves, f"import cycle among {sorted(edges)}"
@@ -147,7 +165,7 @@ def test_imports_have_no_cycle() -> None:
 
 def test_only_frames_imports_the_c_module() -> None:
     """What cffi returns has no types, and its buffers have rules: one room for both."""
-    assert [module for module in MODULES if "_codec" in own_imports(module)] == ["frames"]
+    assert [module for module in MODULES if "_codec" in own_imports(source(module))] == ["frames"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -155,7 +173,7 @@ def test_imports_no_other_distribution(module: str) -> None:
     """The library needs cffi and certifi, and nothing else."""
     others = {
         name
-        for name, own in imports(module)
+        for name, own in imports(source(module))
         if not own and name != "__future__" and name not in sys.stdlib_module_names
     }
     assert [name for name in others if module not in THIRD_PARTY.get(name, set())] == []
@@ -170,7 +188,7 @@ def test_module_has_its_tests(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_module_opens_with_its_rule(module: str) -> None:
     """A docstring first, and annotations that nothing evaluates."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(source(module).read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     first = next(node for node in tree.body if isinstance(node, ast.ImportFrom | ast.Import))
     assert isinstance(first, ast.ImportFrom) and first.module == "__future__"
@@ -203,3 +221,13 @@ def test_ci_runs_the_second_command_of_the_readme() -> None:
 def test_setup_py_has_three_lines() -> None:
     """What a build needs is declared in pyproject.toml, and the rest in csrc/build.py."""
     assert len((ROOT / "setup.py").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_what_runs_on_one_io_path_knows_of_none() -> None:
+    """The tests that the environment ``py-python-io`` leaves out would see no difference."""
+    patterns = re.findall(r"--ignore-glob (\S+)", (ROOT / "tox.ini").read_text(encoding="utf-8"))
+    files = {pattern: list(ROOT.glob(pattern)) for pattern in patterns}
+    assert patterns and all(files.values())
+    for file in (file for found in files.values() for file in found):
+        assert not modules_behind(file) & {"transport", "__init__"}, file.name
+    assert "transport" in modules_behind(ROOT / "tests" / "test_channel.py")
