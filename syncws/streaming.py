@@ -70,8 +70,9 @@ class StreamingChannel(InputChannel):
                     code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
                     if code == lib.SYNCWS_OK:
                         stream = self.incoming
-                        # What waits for extensions was received as whole messages.
-                        if stream is None and not self._backlog:
+                        # What waits for extensions was received as whole messages, and what
+                        # comes behind messages that were dropped is dropped.
+                        if stream is None and not (self._backlog or self.decoder.dropping):
                             undo = self._undo
                             begun = [] if undo is None else undo.begun()
                             # No call from here on, so all of it or nothing.
@@ -98,8 +99,9 @@ class StreamingChannel(InputChannel):
                 return None
             if code == lib.SYNCWS_OK:
                 # What waits for extensions has to pass first, or the rest of the message that
-                # was left in the middle.
-                milliseconds = 0 if stream is None else wait_milliseconds(deadline)
+                # was left in the middle, or, behind dropped messages, all there is.
+                waits = stream is not None or self.decoder.dropping
+                milliseconds = wait_milliseconds(deadline) if waits else 0
                 code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
                 if self.inbound:
                     continue

@@ -15,7 +15,7 @@ from syncws import input as input_module
 from syncws import streaming as streaming_module
 from syncws.delivery import HIGH_WATER, Stream
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK
-from syncws.frames import Opcode, Record, lib
+from syncws.frames import Close, Opcode, Record, lib
 from syncws.transport import CHUNK
 
 BOUND = 10.0
@@ -321,6 +321,25 @@ def test_a_stream_cannot_begin_when_the_input_has_ended() -> None:
     with Meeting() as meeting:
         meeting.peer.send(frame(CLOSE, b"\x03\xe8"))
         meeting.stepped.turns()
+        with pytest.raises(ConnectionClosedOK):
+            meeting.channel.begin_stream(soon())
+
+
+def test_a_stream_cannot_begin_behind_dropped_messages() -> None:
+    """While closing, what does not fit the inbound queue is dropped, and all behind it."""
+    with Meeting(close_timeout=None) as meeting:
+        meeting.channel.start_close(Close(1000, ""))
+        data = frame(BINARY, bytes(CHUNK)) * 32
+        sender = InThread(meeting.peer.send, data)
+        received = lib.syncws_received
+        meeting.stepped.turn_until(lambda: received(meeting.channel.c) >= len(data))
+        sender.result()
+        while meeting.channel.inbound:
+            meeting.receive()
+        meeting.peer.send_frame(TEXT, b"late")
+        with pytest.raises(TimeoutError):
+            meeting.channel.begin_stream(time.monotonic() + 0.1)
+        meeting.peer.send(frame(CLOSE, b"\x03\xe8"))
         with pytest.raises(ConnectionClosedOK):
             meeting.channel.begin_stream(soon())
 
