@@ -54,7 +54,8 @@ class Workers:
         """
         job = (function, arguments)
         with self._lock:
-            if self._idle:
+            # Once closed, an idle thread has been told to end or is just being told.
+            if self._idle and not self._closed:
                 self._idle.pop().put(job)
                 return
             if self._limit is not None and len(self._threads) >= self._limit:
@@ -81,9 +82,10 @@ class Workers:
         """Ends the idle threads now and the others after their job. Does not wait."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-            for inbox in idle:
-                inbox.put(None)
+            while self._idle:
+                # In this order: whom a Ctrl-C comes in between is told again.
+                self._idle[-1].put(None)
+                self._idle.pop()
 
     def join(self, timeout: float, spare: Container[threading.Thread | None] = ()) -> None:
         """Waits up to ``timeout`` seconds in all for the threads to end, but not for ``spare``.
@@ -107,7 +109,8 @@ class Workers:
                 # What the interpreter does for a thread that dies; this one lives on.
                 error = sys.exc_info()
                 arguments = (*error, threading.current_thread())
-                threading.excepthook(threading.ExceptHookArgs(arguments))
+                with contextlib.suppress(BaseException):  # the program's own hook may fail
+                    threading.excepthook(threading.ExceptHookArgs(arguments))
                 del error, arguments
             # An idle thread must not keep the last job's objects alive.
             job = None
@@ -128,9 +131,12 @@ class Workers:
             with self._lock:
                 if inbox in self._idle:
                     self._idle.remove(inbox)
-                    self._threads.discard(threading.current_thread())
-                    return None
-            job = inbox.get()  # it was given one just now
+                # It may have been given one just now. It may not, if whoever took it from the
+                # idle ones was interrupted there.
+                try:
+                    job = inbox.get_nowait()
+                except queue.Empty:
+                    job = None
         if job is None:
             with self._lock:
                 self._threads.discard(threading.current_thread())

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -180,6 +181,73 @@ def test_close_lets_a_busy_thread_finish_its_job(workers: Workers) -> None:
     assert len(threads_of("test-worker")) == 1
     release.set()
     assert done.wait(PATIENCE)
+
+
+class Interrupted:
+    """In place of an inbox: a Ctrl-C that comes when something is put into it."""
+
+    def __init__(self, inbox: object) -> None:
+        self.inbox: Any = inbox
+        self.times = 0
+
+    def put(self, job: object) -> None:
+        self.times += 1
+        if self.times == 1:
+            raise KeyboardInterrupt
+        self.inbox.put(job)
+
+
+def test_an_interrupted_close_can_be_repeated(workers: Workers) -> None:
+    """No thread is forgotten, wherever in the row of idle ones the Ctrl-C comes."""
+    together = threading.Barrier(5)
+    for _ in range(4):
+        workers.submit(together.wait, PATIENCE)
+    together.wait(PATIENCE)
+    wait_for_idle(workers, 4)
+    workers._idle[1] = Interrupted(workers._idle[1])  # type: ignore[call-overload]
+    with pytest.raises(KeyboardInterrupt):
+        workers.close()
+    assert len(workers._idle) == 2
+    workers.close()
+    workers.join(PATIENCE)
+    assert threads_of("test-worker") == []
+
+
+def test_an_idle_thread_that_is_just_being_told_to_end_gets_no_job(workers: Workers) -> None:
+    run(workers, lambda: None)
+    wait_for_idle(workers)
+    workers._idle[0] = Interrupted(workers._idle[0])  # type: ignore[call-overload]
+    with pytest.raises(KeyboardInterrupt):
+        workers.close()
+    run(workers, lambda: None)
+    workers.close()
+
+
+def test_a_thread_whose_job_was_interrupted_on_the_way_ends_when_it_is_idle_too_long() -> None:
+    workers = Workers("test-worker", idle_timeout=0.2)
+    run(workers, lambda: None)
+    wait_for_idle(workers)
+    with workers._lock:
+        workers._idle[0] = Interrupted(None)  # type: ignore[call-overload]
+        with pytest.raises(KeyboardInterrupt):
+            workers.submit(lambda: None)
+    wait_until(lambda: threads_of("test-worker") == [])
+    assert workers._threads == set()
+
+
+def test_a_hook_that_fails_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers("test-worker", limit=1)
+
+    def fail(*_: object) -> None:
+        raise ValueError("the program's own hook")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "excepthook", fail)
+        run(workers, lambda: fail())
+        run(workers, lambda: None)
+    workers.close()
+    workers.join(PATIENCE)
+    assert threads_of("test-worker") == []
 
 
 def test_join_waits_neither_for_its_own_thread_nor_for_those_to_spare() -> None:
