@@ -173,10 +173,14 @@ class Acceptor:
         self._turned_away: socket.socket | None = None
         self._timer: Timer | None = None
         self._exhausted = False
+        self._started = False
         self._closed = False
 
     def start(self) -> None:
-        """Begins to accept."""
+        """Begins to accept. Idempotent."""
+        if self._started or self._closed:
+            return
+        self._started = True
         for sock in self.sockets:
             sock.setblocking(False)
         self._resume()

@@ -241,8 +241,7 @@ class Opening:
         except BaseException:
             # An OSError (ssl.SSLError is one), or whatever an SNI callback raised.
             wanted = None
-        self.reader.call_soon(self._take_back, wanted)
-        if self.reader.closed:
+        if not self.reader.call_soon(self._take_back, wanted):
             self._sock.close()  # nobody takes it back any more
 
     def _take_back(self, wanted: int | None) -> None:

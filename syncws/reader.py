@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
+import functools
 import heapq
 import itertools
 import os
@@ -195,9 +196,7 @@ class Reader:
         self._thread: threading.Thread | None = None
         self.closed = False
         # What other threads asked for, in order; emptied by the thread.
-        self._calls: collections.deque[tuple[Callable[..., object], tuple[Any, ...]]] = (
-            collections.deque()
-        )
+        self._calls: collections.deque[functools.partial[object]] = collections.deque()
         # Connections by token. Strong: what nobody else holds is closed, not forgotten.
         self._attached: dict[int, Attached] = {}
         # Touched by the thread only.
@@ -226,13 +225,27 @@ class Reader:
         """Whether ``channel`` is attached, and its thread keeps it from the collector."""
         return not self.closed and self._attached.get(channel.token) is channel
 
-    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Runs ``function`` in the reader thread; never user code, it must not wait."""
+    def call_soon(self, function: Callable[..., object], *arguments: Any) -> bool:
+        """Runs ``function`` in the reader thread; never user code, it must not wait.
+
+        Returns:
+            False if it will not be run: the reader was closed.
+        """
         self._start()
+        call = functools.partial(function, *arguments)
         try:
-            self._calls.append((function, arguments))
+            self._calls.append(call)
         finally:
             lib.syncws_mailbox_wake(self.mailbox)
+        # In this order: what the thread does not find after `closed` was set, we do.
+        return not self.closed or not self._withdraw(call)
+
+    def _withdraw(self, call: functools.partial[object]) -> bool:
+        try:
+            self._calls.remove(call)
+        except (ValueError, IndexError):
+            return False
+        return True
 
     def call_at(self, when: float, function: Callable[..., object], *arguments: Any) -> Timer:
         """Runs ``function`` in the reader thread at ``when`` (``time.monotonic()``)."""
@@ -260,7 +273,7 @@ class Reader:
         with self._start_lock:
             unused = self._thread is None and not self.closed
             self.closed = True
-            thread, self._thread = self._thread, None
+            thread = self._thread
         if unused:
             self._release()
         if thread is not None:
@@ -329,13 +342,16 @@ class Reader:
                 # Without this thread every connection would hang: try again, but not at once.
                 failures.append(error)
                 time.sleep(TICK)
+        # Whoever asked before `closed` was set does not know that it is.
+        self._run_calls()
         self._release()
 
     def _run_calls(self) -> None:
         # Not those that they ask for themselves: others come first.
-        for _ in range(len(self._calls)):
-            function, arguments = self._calls.popleft()
-            self._guard(function, *arguments)
+        with contextlib.suppress(IndexError):  # somebody has withdrawn one
+            for _ in range(len(self._calls)):
+                call = self._calls.popleft()
+                self._guard(call.func, *call.args)
 
     def _check_unread(self) -> None:
         for check in list(self._unread):

@@ -95,9 +95,11 @@ class ThreadingServer:
         self._internet = sockets[0].family in (AF_INET, AF_INET6)
         self._handlers = Workers("syncws-handler")
         self._helpers = Workers("syncws-server-helper", limit=TLS_THREADS)
-        # Guards the fields below. Reentrant, for a shutdown() in a signal handler.
-        self._lock = threading.RLock()
+        # Guards the making of the acceptor, and nothing that a shutdown() needs: in a signal
+        # handler it would wait for those who wait for what its own thread holds.
+        self._start_lock = threading.RLock()
         self._acceptor: Acceptor | None = None  # with its reader, from start() on
+        # Added to by the reader thread, discarded from by all, copied: one operation each.
         self._sessions: set[Session] = set()
         self._goodbye: Close | None = None  # how connections are closed; set by shutdown()
         # Touched by the reader thread only, and by shutdown() after its end.
@@ -152,9 +154,7 @@ class ThreadingServer:
     @property
     def connections(self) -> set[Connection]:
         """The connections that are open now: a snapshot."""
-        with self._lock:
-            sessions = list(self._sessions)
-        found = (session.connection for session in sessions)
+        found = (session.connection for session in self._sessions.copy())
         return {
             connection for connection in found if connection is not None and connection.connected
         }
@@ -168,23 +168,33 @@ class ThreadingServer:
             RuntimeError: :meth:`shutdown` was called before, or this is a forked child and
                 the server serves in its parent.
         """
+        if not self._begin():
+            raise RuntimeError("the server was shut down; make a new one")
+
+    def _begin(self) -> bool:
         if self._acceptor is not None and self._process != os.getpid():
             raise RuntimeError("the server serves in the parent of this process")
-        with self._lock:
-            if self._goodbye is not None:
-                raise RuntimeError("the server was shut down; make a new one")
-            if self._acceptor is not None:
-                return
-            farewell = error_response(503, "The server has no descriptors left.").serialize()
-            self._process = os.getpid()
-            self._acceptor = Acceptor(
-                list(self.sockets),
-                Reader("syncws-server-reader"),
-                admit=self._open,
-                farewell=farewell if self._context is None else b"",
-                report=self._report_exhaustion,
-            )
-            self._acceptor.reader.call_soon(self._acceptor.start)
+        made: Acceptor | None = None
+        with self._start_lock:
+            if self._acceptor is None and self._goodbye is None:
+                farewell = error_response(503, "The server has no descriptors left.").serialize()
+                self._process = os.getpid()
+                made = self._acceptor = Acceptor(
+                    list(self.sockets),
+                    Reader("syncws-server-reader"),
+                    admit=self._open,
+                    farewell=farewell if self._context is None else b"",
+                    report=self._report_exhaustion,
+                )
+            acceptor = self._acceptor
+        # Behind that: a shutdown() that came just now has seen the acceptor, or is seen here.
+        if acceptor is None or self._goodbye is not None:
+            if made is not None:
+                made.reader.close()
+            return False
+        # Every time: the first one may have failed, for want of a thread.
+        acceptor.reader.call_soon(acceptor.start)
+        return True
 
     def serve_forever(self) -> None:
         """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
@@ -192,8 +202,8 @@ class ThreadingServer:
         ``KeyboardInterrupt`` ends the waiting at once; leaving the ``with`` block then
         shuts the server down.
         """
-        if self._goodbye is None and not self._finished:
-            self.start()
+        if not self._finished:
+            self._begin()
         while not self._finished:
             if self._finished_lock.acquire(timeout=SLICE):
                 self._finished_lock.release()
@@ -240,15 +250,16 @@ class ThreadingServer:
 
     def _admit(self, opening: Opening) -> None:
         """Gives a peer whose request is valid to a handler thread."""
-        with self._lock:
-            if self._goodbye is not None:
-                refusal = "The server is shutting down."
-            elif len(self._sessions) == self._max_connections:
-                refusal = "The server has as many connections as it may have."
-            else:
-                refusal = ""
-                session = Session(self._service, opening.reader)
-                self._sessions.add(session)
+        session = Session(self._service, opening.reader)
+        if len(self._sessions) == self._max_connections:
+            refusal = "The server has as many connections as it may have."
+        else:
+            refusal = ""
+            self._sessions.add(session)
+        # Behind that: a shutdown() that came just now has seen the session, or is seen here.
+        if self._goodbye is not None:
+            refusal = "The server is shutting down."
+            self._end(session)
         if not refusal:
             self._openings.discard(opening)
             try:
@@ -298,14 +309,13 @@ class ThreadingServer:
             if refusal is None:
                 self._end(session)
             else:
-                opening.reader.call_soon(self._turn_away, session, opening, refusal)
-                if opening.reader.closed:  # by shutdown(), which gave up waiting for us
+                handed = opening.reader.call_soon(self._turn_away, session, opening, refusal)
+                if not handed:  # shutdown() gave up waiting for us
                     opening.transport.close()
                     self._end(session)
 
     def _end(self, session: Session) -> None:
-        with self._lock:
-            self._sessions.discard(session)
+        self._sessions.discard(session)
         self._tell()
 
     # -- shutting down ------------------------------------------------------------
@@ -345,9 +355,8 @@ class ThreadingServer:
             raise ValueError("timeout must not be negative")
         if self._process != os.getpid():
             return self._shut_down_copy()
-        with self._lock:
-            self._goodbye = self._goodbye or goodbye
-            acceptor = self._acceptor
+        self._goodbye = self._goodbye or goodbye
+        acceptor = self._acceptor
         if acceptor is not None:
             self._end_all(acceptor, goodbye, time.monotonic() + timeout)
         for sock in self.sockets:
@@ -367,33 +376,33 @@ class ThreadingServer:
     def _end_all(self, acceptor: Acceptor, goodbye: Close, deadline: float) -> None:
         reader = acceptor.reader
         reader.call_soon(self._stop_listening, acceptor)
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in self._sessions.copy():
             session.close(goodbye)
         self._wait(reader, deadline)
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
-            connection = session.connection
-            if connection is not None:
-                if session.thread is threading.current_thread():
-                    connection.wait_closed(max(deadline - time.monotonic(), 0.0))
-                connection.abort("the server was shut down")
+        self._abort_all(deadline)
         deadline = time.monotonic() + GRACE
         self._wait(reader, deadline)
         while not reader.is_idle() and not reader.closed and time.monotonic() < deadline:
             time.sleep(_MOMENT)  # the reader thread closes the last descriptors
         reader.close()
+        # Those that were made since. What is made from here on sees that the reader is closed.
+        self._abort_all(deadline)
         acceptor.close()
         for opening in list(self._openings):
             opening.close()
 
+    def _abort_all(self, deadline: float) -> None:
+        for session in self._sessions.copy():
+            connection = session.connection
+            if connection is not None:
+                if session.thread is threading.current_thread():
+                    connection.wait_closed(max(deadline - time.monotonic(), 0.0))
+                connection.abort("the server was shut down")
+
     def _wait(self, reader: Reader, deadline: float) -> None:
         """Waits until everything is over but the handler that the calling thread runs."""
         current = threading.current_thread()
-        with self._lock:
-            own = any(session.thread is current for session in self._sessions)
+        own = any(session.thread is current for session in self._sessions.copy())
         # Looked at for each handler that ends: there may be thousands.
         while self._listening or self._openings or len(self._sessions) > own:
             remaining = deadline - time.monotonic()
@@ -407,10 +416,8 @@ class ThreadingServer:
             self._news.release()
 
     def _others(self) -> list[Session]:
-        with self._lock:
-            sessions = list(self._sessions)
         current = threading.current_thread()
-        return [session for session in sessions if session.thread is not current]
+        return [session for session in self._sessions.copy() if session.thread is not current]
 
     def _stuck(self) -> list[StuckHandler]:
         frames = sys._current_frames()

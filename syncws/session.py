@@ -72,8 +72,8 @@ class Session:
         self.connection: ServerConnection | None = None
         self._service = service
         self._reader = reader
-        # Guards `connection` and `_goodbye` against each other.
-        self._lock = threading.RLock()
+        # How to close the connection. Set before `connection` is looked at, as that is set before
+        # this is. No lock: a signal handler that shuts down could hold it.
         self._goodbye: Close | None = None
 
     def run(self, opening: Opening) -> Response | None:
@@ -121,9 +121,8 @@ class Session:
 
     def close(self, goodbye: Close) -> None:
         """Begins to close the connection, also one that is not there yet. Any thread."""
-        with self._lock:
-            self._goodbye = goodbye
-            connection = self.connection
+        self._goodbye = goodbye
+        connection = self.connection
         if connection is not None:
             connection.start_close(goodbye.code, goodbye.reason)
 
@@ -170,11 +169,13 @@ class Session:
             transport.close()
             self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
             return None
-        with self._lock:
-            self.connection = connection
-            goodbye = self._goodbye
+        self.connection = connection
+        goodbye = self._goodbye
         if goodbye is not None:
             connection.start_close(goodbye.code, goodbye.reason)
+        if self._reader.closed:
+            # shutdown() may have looked for connections to abort before.
+            connection.abort("the server was shut down")
         return connection
 
     def _converse(self, connection: ServerConnection, handler: Handler) -> None:

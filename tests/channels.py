@@ -49,8 +49,7 @@ class SteppedReader(Reader):
     def turn(self) -> None:
         """One round of what the thread does for ever, without waiting."""
         while self._calls:
-            function, arguments = self._calls.popleft()
-            function(*arguments)
+            self._calls.popleft()()
         for lazy in (False, True):
             count = lib.syncws_mailbox_collect(self.mailbox, lazy, self._tokens, 256)
             for index in range(count):
