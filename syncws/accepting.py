@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .reader import READ, Reader, Timer
@@ -88,14 +89,16 @@ def listen_unix(path: str | bytes | os.PathLike[str], *, backlog: int) -> socket
     path = os.fspath(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(path):
-                raise
-            os.unlink(path)
-            sock.bind(path)
-        sock.listen(backlog)
+        # Between bind() and listen() a socket looks as if its server were gone.
+        with _one_at_a_time(path):
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not _is_stale(path):
+                    raise
+                os.unlink(path)
+                sock.bind(path)
+            sock.listen(backlog)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = path  # not if it is too long, which the text says already
@@ -105,24 +108,52 @@ def listen_unix(path: str | bytes | os.PathLike[str], *, backlog: int) -> socket
 
 
 def unix_remover(path: str | bytes | os.PathLike[str]) -> Callable[[], None]:
-    """A function that removes the socket that is at ``path`` now, and no later one."""
+    """A function that removes the socket that is at ``path`` now, and no later one.
+
+    To be called while that socket is open: then nobody replaces it, and no other file has the
+    number of its inode. Only the first call does anything.
+    """
     path = os.fspath(path)
-    if path[:1] in ("\0", b"\0"):
-        return lambda: None  # Linux's abstract names are not files
-    ours = os.stat(path)
+    if _is_abstract(path):
+        return lambda: None
+    found = os.stat(path)
+    ours: tuple[int, int] | None = (found.st_dev, found.st_ino)
 
     def remove() -> None:
+        nonlocal ours
         with contextlib.suppress(OSError):
             found = os.stat(path)
-            if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+            if (found.st_dev, found.st_ino) == ours:
+                ours = None
                 os.unlink(path)
 
     return remove
 
 
+def _is_abstract(path: str | bytes) -> bool:
+    """Whether it is one of Linux's abstract names, which are not files."""
+    return path[:1] in ("\0", b"\0")
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: str | bytes) -> Iterator[None]:
+    """Keeps other servers, in this process or another one, from taking ``path`` meanwhile."""
+    descriptor = -1
+    try:
+        if not _is_abstract(path):
+            # Who may not read the directory, or cannot lock it, has to do without.
+            with contextlib.suppress(OSError):
+                descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def _is_stale(path: str | bytes) -> bool:
     """Whether ``path`` is a socket whose server is gone."""
-    if path[:1] in ("\0", b"\0"):
+    if _is_abstract(path):
         return False
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):

@@ -234,8 +234,8 @@ def unix_serve(
     try:
         server = serve(handler, sock=sock, **options)
     except BaseException:
-        sock.close()
         clean_up()
+        sock.close()
         raise
     server.clean_up = clean_up
     return server

@@ -84,7 +84,7 @@ class ThreadingServer:
         max_connections: int | None,
     ) -> None:
         self.sockets = tuple(sockets)
-        # Called when the listening sockets have been closed for good.
+        # Called before the listening sockets are closed for good; perhaps more than once.
         self.clean_up: Callable[[], object] = lambda: None
         self._service = service
         self._context = context
@@ -356,12 +356,12 @@ class ThreadingServer:
         if self._process != os.getpid():
             return self._shut_down_copy()
         self._goodbye = self._goodbye or goodbye
+        self.clean_up()
         acceptor = self._acceptor
         if acceptor is not None:
             self._end_all(acceptor, goodbye, time.monotonic() + timeout)
         for sock in self.sockets:
             sock.close()
-        self.clean_up()
         self._handlers.close()
         self._helpers.close()
         stuck = self._stuck()

@@ -1,0 +1,88 @@
+"""Paths of Unix sockets: who may take one, and who removes it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import socket
+import threading
+
+import pytest
+
+import syncws
+from syncws.accepting import listen_unix, unix_remover
+
+PATIENCE = 10.0
+
+
+def test_a_unix_socket_is_removed_only_once(tmp_path: pathlib.Path) -> None:
+    """The next one may have the same inode."""
+    path = tmp_path / "socket"
+    with listen_unix(path, backlog=1):
+        remove = unix_remover(path)
+        os.link(path, tmp_path / "same inode")
+        remove()
+        assert not path.exists()
+        os.link(tmp_path / "same inode", path)
+        remove()
+        assert path.exists()
+
+
+def test_g14x_two_servers_want_one_unix_socket_at_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its bind() and its listen() the first one looks like one that is gone."""
+    path = tmp_path / "socket"
+    outcomes: list[object] = []
+    listen = socket.socket.listen
+
+    def other() -> None:
+        try:
+            listen_unix(path, backlog=1).close()
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    def slowly(self: socket.socket, backlog: int) -> None:
+        monkeypatch.undo()
+        thread.start()
+        thread.join(0.5)
+        outcomes.append(path.exists())
+        listen(self, backlog)
+
+    thread = threading.Thread(target=other)
+    monkeypatch.setattr(socket.socket, "listen", slowly)
+    with listen_unix(path, backlog=1):
+        thread.join(PATIENCE)
+        assert outcomes == [True, errno.EADDRINUSE]
+        assert path.exists()
+
+
+def test_a_directory_that_may_not_be_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "not for you")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with listen_unix(tmp_path / "socket", backlog=1) as sock:
+        assert sock.getsockname()
+
+
+def test_the_path_is_free_before_the_socket_is_closed(tmp_path: pathlib.Path) -> None:
+    """Later a new server might have it already, and even the same inode."""
+    path = tmp_path / "socket"
+    server = syncws.unix_serve(lambda ws: None, path)
+    clean_up = server.clean_up
+    open_then: list[bool] = []
+
+    def look() -> None:
+        open_then.append(server.fileno() >= 0)
+        clean_up()
+
+    server.clean_up = look
+    with server:
+        assert path.exists()
+    assert not path.exists()
+    server.shutdown()
+    assert open_then == [True, False]
