@@ -10,6 +10,7 @@ The reader thread accepts, reads requests and turns peers away; it never runs us
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import ssl
@@ -20,7 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from socket import AF_INET, AF_INET6
 from socket import socket as Socket  # ThreadingServer.socket hides the module
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from .accepting import Acceptor
@@ -420,9 +421,10 @@ class ThreadingServer:
         return [session for session in self._sessions.copy() if session.thread is not current]
 
     def _stuck(self) -> list[StuckHandler]:
-        frames = sys._current_frames()
+        others = self._others()
+        frames = _current_frames() if others else {}
         stuck = []
-        for session in self._others():
+        for session in others:
             thread = session.thread
             frame = None if thread is None else frames.get(thread.ident or 0)
             if thread is not None and frame is not None:
@@ -436,3 +438,17 @@ class ThreadingServer:
             sock.close()
         self._finished = True
         return []
+
+
+def _current_frames() -> dict[int, FrameType]:
+    """What each thread is doing, by its identifier."""
+    # Python 3.11 holds the lock of its list of threads meanwhile, and may collect garbage. If
+    # a finalizer lets go of the interpreter's lock then, as those of cffi do, a thread that ends
+    # just now takes it and waits for the first one for ever, and so does everybody else.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -164,4 +166,37 @@ def test_g20x_a_connection_that_is_made_when_the_others_have_been_aborted(
         server.shutdown(timeout=0)
         release.set()
         wait_until(lambda: meeting.ended == 1)
+        wait_until(lambda: not handler_threads())
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_nothing_is_collected_while_the_threads_are_listed(
+    start: Start, monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    """On Python 3.11 a finalizer that lets go of the interpreter's lock there stops everything."""
+    current_frames = sys._current_frames
+    seen: list[bool] = []
+
+    def noted() -> Any:
+        seen.append(gc.isenabled())
+        return current_frames()
+
+    monkeypatch.setattr(sys, "_current_frames", noted)
+    assert start().shutdown() == []
+    assert seen == []  # nobody is left, so nobody is looked for
+    meeting = Meeting()
+    server = start(meeting.hold)
+    with RawClient(server.address) as raw:
+        raw.open()
+        meeting.wait_for(1)
+        if not collects:
+            gc.disable()
+        try:
+            [stuck] = server.shutdown(timeout=0)
+            assert "in hold" in stuck.stack
+            assert seen == [False]
+            assert gc.isenabled() is collects
+        finally:
+            gc.enable()
+        meeting.release.set()
         wait_until(lambda: not handler_threads())
