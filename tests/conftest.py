@@ -36,8 +36,19 @@ _MACHINE = os.open(pathlib.Path(__file__).with_name("pairing.py"), os.O_RDONLY)
 
 
 def pytest_configure() -> None:
-    """Gives Ctrl-C its meaning back: a shell's background jobs, and what they start, ignore it."""
+    """Gives Ctrl-C its meaning back, and Hypothesis time.
+
+    A shell's background jobs, and what they start, ignore Ctrl-C.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.suppress(ImportError):  # tests/interop has no use for it
+        from hypothesis import HealthCheck, settings
+
+        # How long an example takes depends on what else the machine does.
+        settings.register_profile(
+            "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        )
+        settings.load_profile("unhurried")
 
 
 def pytest_report_header() -> list[str]:

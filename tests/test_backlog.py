@@ -188,15 +188,11 @@ def test_close_reads_past_it(full: Pair) -> None:
     assert full.connection.close_code == 1000
 
 
-def test_two_threads_take_all_of_it_once(full: Pair) -> None:
+def test_two_threads_take_all_of_it_once(full: Pair, server: Server) -> None:
     def take() -> list[Any]:
-        taken = []
-        try:
-            while True:
-                taken.append(full.connection.recv(0.5))
-        except TimeoutError:
-            return taken
+        return list(iter(lambda: full.connection.recv(PATIENCE), b"the end"))
 
+    full.peer.sendall(server.message(b"the end") + server.message(b"the end"))
     threads = [InThread(take) for _ in range(2)]
     taken = [thread.result() for thread in threads]
     assert sorted(taken[0] + taken[1]) == messages()

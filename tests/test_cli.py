@@ -16,7 +16,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -185,23 +184,40 @@ def test_a_line_is_sent_when_it_is_there(stdin: Stdin) -> None:
 
 
 def test_answers_are_waited_for_at_the_end_of_the_input(
-    stdin: Stdin, capsys: pytest.CaptureFixture[str]
+    stdin: Stdin, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lingering, shown = threading.Semaphore(0), threading.Semaphore(0)
+    waits: list[float | None] = []
+    show = cli._Conversation._print
+
     def handler(ws: syncws.Connection) -> None:
         ws.recv()
         # Who reads answers a close frame at once, and could not send any more.
         reading = threading.Thread(target=list, args=(ws,))
         reading.start()
         for number in range(3):
-            time.sleep(0.6)  # each shorter than the time to linger, together longer
+            assert lingering.acquire(timeout=PATIENCE)
             ws.send(str(number))
         reading.join()
 
+    def shown_now(conversation: cli._Conversation, message: str | bytes) -> None:
+        show(conversation, message)
+        shown.release()
+
+    def wait_closed(ws: syncws.Connection, timeout: float | None = None) -> bool:
+        # Each answer comes while it waits, however late that is, and behind the last one none.
+        waits.append(timeout)
+        lingering.release()
+        return len(waits) <= 3 and not shown.acquire(timeout=PATIENCE)
+
+    monkeypatch.setattr(cli._Conversation, "_print", shown_now)
+    monkeypatch.setattr(syncws.Connection, "wait_closed", wait_closed)
     stdin.write(b"question\n")
     stdin.end()
     with serving(handler) as url:
         assert cli.main([url, "--linger", "1.5"]) == 0
     assert capsys.readouterr().out == "0\n1\n2\n"
+    assert waits == [1.5] * 4
 
 
 def test_a_line_that_is_not_text_is_not_sent(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import trustme
 from scripted import (
+    PATIENCE,
     Serve,
     answer,
     read_head,
@@ -29,6 +30,7 @@ from scripted import (
 import syncws
 from syncws import reaching
 from syncws.reader import client_reader
+from syncws.transport import Transport
 
 
 @pytest.fixture
@@ -237,14 +239,27 @@ def test_the_server_refuses(scripted: Serve, status: int, body: bytes, pieces: l
 
 
 @pytest.mark.usefixtures("clean")
-def test_a_refusal_whose_body_never_ends_is_a_refusal(scripted: Serve) -> None:
+def test_a_refusal_whose_body_never_ends_is_a_refusal(
+    scripted: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def script(sock: socket.socket) -> None:
         read_head(sock)
         sock.sendall(b"HTTP/1.1 401 Unauthorized\r\n\r\nhalf")
         wait_for_end(sock)
 
+    received = b""
+    receive_before = Transport.receive_before
+
+    def until_half(self: Transport, deadline: float | None) -> bytes:
+        # The deadline passes when so much is here, however long that has taken.
+        nonlocal received
+        data = receive_before(self, 0.0 if received.endswith(b"half") else deadline)
+        received += data
+        return data
+
+    monkeypatch.setattr(Transport, "receive_before", until_half)
     with pytest.raises(syncws.InvalidStatus) as raised:
-        syncws.connect(scripted(script).uri, open_timeout=0.3)
+        syncws.connect(scripted(script).uri, open_timeout=PATIENCE)
     assert raised.value.response.status_code == 401
     assert raised.value.response.body == b"half"
 
@@ -308,12 +323,12 @@ def test_d12_a_server_that_dribbles_gets_no_more_time(scripted: Serve) -> None:
 
 @pytest.mark.usefixtures("clean")
 def test_a_server_that_does_not_read_the_request(scripted: Serve) -> None:
-    def script(sock: socket.socket) -> None:
-        time.sleep(1)
-
+    given_up = threading.Event()  # closing before that would be a reset
+    server = scripted(lambda sock: given_up.wait(PATIENCE))
     headers = [("X-Long", "x" * 8000)] * 1000
     with pytest.raises(TimeoutError, match="sending the request"):
-        syncws.connect(scripted(script).uri, additional_headers=headers, open_timeout=0.3)
+        syncws.connect(server.uri, additional_headers=headers, open_timeout=1)
+    given_up.set()
 
 
 @pytest.mark.parametrize("step", ["resolving name.invalid", "connecting to name.invalid port 80"])
@@ -358,14 +373,19 @@ def test_a_unix_server_that_does_not_accept(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.usefixtures("clean")
 def test_an_interrupt_ends_it_at_once_and_closes(scripted: Serve) -> None:
-    server = scripted(stall)
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    started = time.monotonic()
+    started = 0.0
+
+    def script(sock: socket.socket) -> None:
+        nonlocal started
+        read_head(sock)  # now the client is in the middle of it
+        started = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for_end(sock)
+
+    server = scripted(script)
     with pytest.raises(KeyboardInterrupt):
         syncws.connect(server.uri, open_timeout=None)
     assert time.monotonic() - started < 3
-    timer.join()
 
 
 # -- TLS --------------------------------------------------------------------------

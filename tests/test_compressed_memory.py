@@ -141,7 +141,7 @@ def test_a_received_message_of_64_mib_is_held_once(engine: str, fragments: int) 
 
 
 SENT = """
-import os, threading
+import os, threading, time
 import syncws
 
 def handler(connection):
@@ -155,6 +155,9 @@ with syncws.serve(handler, "127.0.0.1", 0, max_size=2**27, max_frame_size=2**27)
     uri = f"ws://127.0.0.1:{server.address[1]}/"
     with syncws.connect(uri, compression="deflate") as connection:
         assert connection.extensions
+        # What comes before the handler asks for pieces would be gathered.
+        while not any(peer._channel.streaming for peer in server.connections):
+            time.sleep(0.01)
         before = reset()
         if kind == "whole":
             connection.send(message)

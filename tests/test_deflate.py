@@ -211,9 +211,9 @@ def test_c10_final_blocks_without_contents_are_limited(engine: Engine) -> None:
 
 def test_c10_the_cost_is_linear(engine: Engine) -> None:
     def seconds(data: bytes) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()  # not what the machine does meanwhile
         inflater(engine).message(data, 2**30)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     for unit in (b"\x00\x01\x00\xfe\xffx", b"\x00\x00\x00\xff\xff"):
         # A thousand nanoseconds for a byte: a quadratic cost would be far above it.

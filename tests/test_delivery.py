@@ -227,8 +227,8 @@ def test_a_message_that_is_to_be_whole_does_not_pause_itself(kept: bool) -> None
             assert meeting.receive() == bytes(3 * MIB)
         else:
             meeting.stepped.turn_until(lambda: meeting.has(lib.SYNCWS_FLAG_PAUSED))
-            while sender.is_alive():
-                meeting.channel.next_piece(None)
+            while not meeting.channel.next_piece(None).last:
+                pass
         sender.result()
 
 

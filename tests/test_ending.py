@@ -183,11 +183,11 @@ def test_what_waits_behind_the_peers_close_frame_is_written_by_the_reader_thread
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_peer_that_does_not_end_is_left_by_the_calling_thread(answered: bool) -> None:
-    with Meeting(close_timeout=0.1) as meeting:
-        thread = closing(meeting)
+    with Meeting(close_timeout=0.5) as meeting:
         if answered:
+            # Before it is asked for: this thread may be late, and the other does not wait.
             meeting.peer.send(CLOSE_FRAME[Side.CLIENT])
-        thread.result()
+        closing(meeting).result()
         assert is_over(meeting)
         error = meeting.channel.exception()
         assert isinstance(error, ConnectionClosedOK if answered else ConnectionClosedError)

@@ -88,7 +88,7 @@ def test_pieces_left_before_the_end(taken: bool) -> None:
         meeting.peer.sendall(one)
         with pytest.raises(TimeoutError):
             meeting.connection.recv(0.05)
-        pieces = meeting.connection.recv_streaming(timeout=0.05)
+        pieces = meeting.connection.recv_streaming(timeout=PATIENCE)
         if taken:
             assert next(pieces) == b"one"
         else:

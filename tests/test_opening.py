@@ -181,25 +181,24 @@ def test_d12_a_peer_that_takes_too_long(server: Server, dribble: bool) -> None:
     started = time.monotonic()
     with server.connect() as raw:
         if dribble:
-            with contextlib.suppress(OSError):
-                for _ in range(30):
-                    raw.send(b"G")
-                    time.sleep(0.02)
-        if dribble:
+            # Until the answer is there: bytes for which it is closed already bring a reset.
+            while not select.select([raw.sock], [], [], 0.02)[0]:
+                raw.send(b"G")
             raw.expect_refusal(408)
         else:
             assert raw.sock.recv(100) == b"", "nothing was asked, so nothing is answered"
         wait_until(lambda: bool(server.ended))
-        assert 0.2 < time.monotonic() - started < 3
+        assert 0.2 < time.monotonic() - started < PATIENCE
 
 
 def test_d12_peers_that_dribble_cost_no_thread(server: Server) -> None:
     server.call(len, ())
-    before = threading.active_count()
+    before = threading.enumerate()
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             stack.enter_context(server.connect()).send(b"GET / HTTP/1.1\r\nHost: ")
-        assert threading.active_count() == before
+        # Those of other tests may end meanwhile.
+        assert set(threading.enumerate()) <= set(before)
 
 
 def test_a_peer_gone_before_it_begins(server: Server) -> None:
@@ -244,7 +243,10 @@ def test_turning_away_in_the_middle_of_a_request(
     assert len(server.ended) == 1
 
 
-def test_a_peer_that_does_not_leave_is_left(server: Server) -> None:
+def test_a_peer_that_does_not_leave_is_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FAREWELL_TIME", PATIENCE)
     with server.connect() as raw:
         started = time.monotonic()
         server.call(server.openings[0].turn_away, FAREWELL, 60.0)
@@ -363,7 +365,8 @@ def test_d12_a_tls_peer_that_stops_in_the_middle(
     with tls_server.connect() as raw:
         raw.send(hello[:50])
         time.sleep(0.05)
-        raw.send(hello[50:-10])
+        with contextlib.suppress(OSError):  # on a slow machine it is given up already
+            raw.send(hello[50:-10])
         wait_until(lambda: bool(tls_server.ended))
 
 
@@ -410,11 +413,14 @@ def test_a_users_callback_that_hangs_is_waited_for_before_the_socket_is_closed(
 ) -> None:
     """Until then the TLS object is in use; the reader thread goes on meanwhile."""
     sni = SlowSNI(sni_context)
-    server = Server(sni_context, open_timeout=0.2)
+    server = Server(sni_context)
     with server.connect() as raw:
         raw.send(hello_of(client_context))
         assert sni.entered.wait(PATIENCE)
-        wait_until(lambda: server.openings[0]._abandoned)
+        timer = server.openings[0]._timer
+        assert timer is not None
+        server.call(timer.run)  # open_timeout passes now, and not before the callback is called
+        assert server.openings[0]._abandoned
         server.call(server.openings[0].close)
         assert server.ended == []
         sni.release.set()

@@ -268,9 +268,10 @@ def test_a_proxy_gets_no_more_time(
 ) -> None:
     proxy = f"{outer}://127.0.0.1:{scripted(script).port}"
     started = time.monotonic()
-    with pytest.raises(TimeoutError, match=rf"{step}.*open_timeout=0\.4 s"):
-        syncws.connect(uri, proxy=proxy, open_timeout=0.4)
-    assert time.monotonic() - started < 4
+    # Enough to come to the step, also on a busy machine.
+    with pytest.raises(TimeoutError, match=rf"{step}.*open_timeout=2 s"):
+        syncws.connect(uri, proxy=proxy, open_timeout=2)
+    assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize("step", ["resolving the proxy p.invalid", "connecting to the proxy p"])

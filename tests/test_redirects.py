@@ -12,7 +12,17 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from proxying import Proxying
-from scripted import Script, ScriptedServer, Serve, read_head, scripted_servers, stall, upgrade
+from scripted import (
+    PATIENCE,
+    Script,
+    ScriptedServer,
+    Serve,
+    answer,
+    read_head,
+    scripted_servers,
+    stall,
+    upgrade,
+)
 
 import syncws
 from syncws.exceptions import RedirectError
@@ -425,11 +435,11 @@ def test_f7c_each_redirect_goes_through_the_proxy(scripted: Serve) -> None:
 
 
 def test_an_error_after_a_redirect_is_what_is_raised(scripted: Serve) -> None:
-    scripts: list[tuple[Script, type[Exception], str]] = [
-        (stall, TimeoutError, "open_timeout"),
-        (lambda sock: sock.sendall(b"SSH\r\n"), syncws.InvalidMessage, "status line"),
+    scripts: list[tuple[Script, float, type[Exception], str]] = [
+        (stall, 0.5, TimeoutError, "open_timeout"),
+        (answer(b"SSH\r\n"), PATIENCE, syncws.InvalidMessage, "status line"),
     ]
-    for script, kind, text in scripts:
+    for script, open_timeout, kind, text in scripts:
         site = Site({"/": redirect(scripted(script).uri)})
         with pytest.raises(kind, match=text):
-            syncws.connect(scripted(site).uri, open_timeout=0.5)
+            syncws.connect(scripted(site).uri, open_timeout=open_timeout)

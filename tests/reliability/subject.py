@@ -27,7 +27,7 @@ from . import peer as wire
 from .peer import PATIENCE, Frame, Peer
 
 # How soon descriptors, threads and connections must be back where they were.
-SETTLING = 2.0
+SETTLING = 8.0
 
 
 class Crash(Exception):
@@ -308,7 +308,7 @@ class Subject:
         """Delivers ``data`` in every way, each to a connection of its own.
 
         Whole; behind the handshake in the same write; byte by byte up to 4 KiB; cut in two
-        at up to 8 offsets (one over TLS, which cuts anyway).
+        at up to 8 offsets (one over TLS, which cuts anyway). The program may take its time.
 
         Args:
             data: What the peer sends.
@@ -326,7 +326,7 @@ class Subject:
             ways.append((f"cut at {len(first)}", b"", [first, second]))
         for name, early, pieces in ways:
             try:
-                with self.open(behaviour, early=early, **options) as conversation:
+                with unhurried(), self.open(behaviour, early=early, **options) as conversation:
                     # Two pieces need a pause to arrive as two.
                     conversation.peer.send(*pieces, pause=0.001 if len(pieces) == 2 else 0)
                     check(conversation)
@@ -395,6 +395,14 @@ def settle(look: Callable[[], Any], expected: Any, within: float = SETTLING) -> 
     while (found := look()) != expected:
         assert time.monotonic() < deadline, f"{found!r} is not {expected!r}"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def unhurried() -> Iterator[None]:
+    """A violation waits for a program that takes more than a second to answer what was good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("syncws.channel.GRACE", PATIENCE)
+        yield
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ def test_F2c_endless_answers(
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 101 X\r\n", b"HTTP/1.1 100 X\r\n"])
 def test_F2c_the_deadline_is_a_total(client: Subject, start: bytes) -> None:
     """A byte now and then does not move it."""
-    outcome = client.start_client(collect, open_timeout=0.5)
+    outcome = client.start_client(collect, open_timeout=1.5)
     started = time.monotonic()
     with client.listener.accept_raw() as peer:
         wire.read_head(peer)

@@ -170,7 +170,8 @@ def test_F10c_masking_keys_do_not_depend_on_the_random_module() -> None:
             seen.append(masking_keys(100))
     finally:
         random.setstate(state)
-    assert not set(seen[0]) & set(seen[1])
+    # One is the same by chance once in 400,000 runs, two never.
+    assert len(set(seen[0]) & set(seen[1])) < 2
 
 
 def test_F10c_a_forked_child_has_keys_of_its_own() -> None:

@@ -277,9 +277,11 @@ def test_D12_client_gives_up_at_open_timeout(what: str, contexts: Contexts, warm
         expected = syncws.InvalidStatus if what == "endless body" else TimeoutError
         context = contexts.client if what == "no TLS" else None
         uri = listener.uri.replace("ws:", "wss:") if context is not None else listener.uri
+        # The head of an answer without an end has to come in time.
+        patience = 2.0 if what == "endless body" else 0.5
         with pytest.raises(expected):
-            syncws.connect(uri, ssl=context, open_timeout=0.5)
-        assert 0.4 < time.monotonic() - started < 2.5
+            syncws.connect(uri, ssl=context, open_timeout=patience)
+        assert patience - 0.1 < time.monotonic() - started < patience + 2
         stop.set()
         thread.join(wire.PATIENCE)
 
@@ -319,7 +321,9 @@ def test_D13_close_ends_at_close_timeout(subject: Subject, manner: str) -> None:
         assert not connection.connected
         collect(connection, outcome)
 
-    with subject.open(leave, close_timeout=0.5) as conversation:
+    # Our answer has to come in time.
+    close_timeout = 2.0 if manner == "keeps TCP open" else 0.5
+    with subject.open(leave, close_timeout=close_timeout) as conversation:
         peer = conversation.peer
         frame = peer.read_frame()
         assert frame is not None
@@ -332,6 +336,6 @@ def test_D13_close_ends_at_close_timeout(subject: Subject, manner: str) -> None:
                 peer.send_frame(wire.BINARY, bytes(1000))
             time.sleep(0.002)
         assert took
-        assert took[0] < 1.5
+        assert took[0] < close_timeout + 1
         code = 1000 if manner == "keeps TCP open" else 1006
         settle(lambda: conversation.outcome.wait().connection.close_code, code)

@@ -11,7 +11,8 @@ from . import peer as wire
 from .asking import ask, expect_refusal, expect_upgrade, upgrade
 from .subject import Subject, resident_bytes
 
-# Seconds; a quadratic parser needs many times that for the sizes below.
+# Seconds of this process, whatever the machine does besides; a quadratic parser needs many
+# times that for the sizes below.
 PROMPT = 1.0
 
 
@@ -34,9 +35,9 @@ def test_E1_no_pattern_backtracks(
 ) -> None:
     value = start + unit * ((size - len(name)) // len(unit)) + end
     extra = f"{name}: {value}".encode()[:8100]
-    started = time.monotonic()
+    started = time.process_time()
     answer = ask(plain_server, upgrade(extra, without=[name.encode()]))
-    assert time.monotonic() - started < PROMPT
+    assert time.process_time() - started < PROMPT
     assert answer.status_code in (400, 426)
 
 
@@ -89,20 +90,20 @@ def test_E3_long_head_of_short_lines(server: Subject) -> None:
 
 
 def test_E3_endless_line(server: Subject) -> None:
-    before, started = resident_bytes(), time.monotonic()
+    before, started = resident_bytes(), time.process_time()
     answer = ask(server, b"GET / HTTP/1.1\r\nX: ", *([b"x" * 65536] * 16))
     assert answer.status_code == 431
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - started < 5.0
     assert resident_bytes() - before < 8 * 2**20
 
 
 def test_E3_long_line_byte_by_byte(plain_server: Subject) -> None:
     """Work is linear in the bytes: nothing is parsed again for each of them."""
     data = b"GET / HTTP/1.1\r\nX: " + b"x" * 9000
-    started = time.monotonic()
+    started = time.process_time()
     answer = ask(plain_server, *(bytes([byte]) for byte in data))
     assert answer.status_code == 431
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - started < 5.0
 
 
 BODIES = {

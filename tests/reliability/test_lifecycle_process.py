@@ -104,8 +104,8 @@ def test_G9x_parent_and_child_use_different_masking_keys() -> None:
         with keys_used(listener) as keys:
             assert launch.run("forking", listener.uri, "masks").splitlines() == ["done"]
     assert len(keys) > 128
-    # 4 bytes each: 150 of them meet by chance once in 380,000 runs.
-    assert len(set(keys)) == len(keys)
+    # 4 bytes each: two of 150 meet by chance once in 380,000 runs; of the same keys all would.
+    assert len(set(keys)) >= len(keys) - 1
 
 
 @pytest.mark.parametrize("way", EXITS)

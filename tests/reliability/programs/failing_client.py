@@ -76,7 +76,7 @@ def descriptors() -> int:
 
 
 def settled(before: tuple[int, int]) -> bool:
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while (descriptors(), len(threads())) != before:
         if time.monotonic() > deadline:
             return False

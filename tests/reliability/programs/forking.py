@@ -140,13 +140,18 @@ elif WHAT == "server":
         mine.close()
 elif WHAT == "server before it serves":
     server = syncws.serve(echo, "127.0.0.1", 0)
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(writing)
         with server:
-            time.sleep(0.5)
+            os.read(reading, 1)
         os._exit(0)
+    os.close(reading)
     with syncws.connect(server.url) as mine:
         works(mine)
+    # It has served long enough.
+    os.close(writing)
     assert os.waitpid(child, 0)[1] == 0
     server.shutdown()
 elif WHAT == "multiprocessing":

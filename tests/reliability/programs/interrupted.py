@@ -97,6 +97,9 @@ def guarded(operation: Callable[[], Any]) -> None:
 
 def ignore(unraisable: object) -> None:
     """An exception in a finalizer cannot leave it; Python would print it."""
+    if active:
+        # What it was to interrupt may go on until it is interrupted.
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, interval)
 
 
 def handle(number: int, frame: types.FrameType | None) -> None:
