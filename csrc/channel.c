@@ -294,7 +294,8 @@ int syncws_end(syncws_channel *channel) {
     return claimed;
 }
 
-void syncws_channel_after_fork(syncws_channel *channel) {
+int syncws_channel_after_fork(syncws_channel *channel) {
+    int gone = (channel->flags & SYNCWS_FLAG_GONE) != 0;
     pthread_mutex_init(&channel->mutex, NULL);
     pthread_mutex_init(&channel->write_mutex, NULL);
     channel->flags |= SYNCWS_FLAG_GONE | SYNCWS_FLAG_CLOSED;
@@ -309,4 +310,5 @@ void syncws_channel_after_fork(syncws_channel *channel) {
     channel->output.start = channel->output.end = channel->output.capacity = 0;
     channel->decoder.buffer = NULL;
     channel->decoder.handed_out = NULL;
+    return gone;
 }

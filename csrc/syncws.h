@@ -362,8 +362,8 @@ int syncws_claim_close(syncws_channel *channel);
 /* The owner has read to the end: gone, not owned, and claimed as by syncws_claim_close(), all in
  * one.  0: another thread uses the descriptor, and nothing has changed. */
 int syncws_end(syncws_channel *channel);
-/* In a forked child: new locks, gone, no owner. */
-void syncws_channel_after_fork(syncws_channel *channel);
+/* In a forked child: new locks, gone, no owner. 1: it was gone before. */
+int syncws_channel_after_fork(syncws_channel *channel);
 
 uint64_t syncws_drained(syncws_channel *channel);
 

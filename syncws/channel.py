@@ -328,8 +328,8 @@ class Channel(EndingChannel):
     def after_fork(self) -> None:
         """In the child: the connection is the parent's; closing must not tell the peer."""
         adopt_main_thread()
-        lib.syncws_channel_after_fork(self.c)
-        self.forked = True
+        gone = lib.syncws_channel_after_fork(self.c)
+        self.forked = not gone  # else it says how it ended
         self.state_lock = threading.RLock()
         self.send_lock = threading.RLock()
         self.waiters.clear()

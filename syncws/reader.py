@@ -199,6 +199,8 @@ class Reader:
         self._calls: collections.deque[functools.partial[object]] = collections.deque()
         # Connections by token. Strong: what nobody else holds is closed, not forgotten.
         self._attached: dict[int, Attached] = {}
+        # Those and what was detached and is still used: for after_fork().
+        self._known: weakref.WeakSet[Attached] = weakref.WeakSet()
         # Touched by the thread only.
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -215,6 +217,7 @@ class Reader:
     def attach(self, channel: Attached) -> None:
         """Holds ``channel`` until :meth:`detach`, and looks at it when C lists its token."""
         self._attached[channel.token] = channel
+        self._known.add(channel)
         self._start()
 
     def detach(self, channel: Named) -> None:
@@ -432,7 +435,8 @@ class Reader:
         lib.syncws_mailbox_after_fork(self.mailbox)
         with contextlib.suppress(OSError):
             self._poller.close()
-        for channel in self._attached.values():
+        # Also those that are closed: another thread may have been inside one of their locks.
+        for channel in self._known:
             channel.after_fork()
         self._attached.clear()
         self._calls.clear()

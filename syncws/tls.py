@@ -6,6 +6,7 @@ is sent. What does not: moving encrypted bytes (:mod:`.transport`).
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 
@@ -36,6 +37,15 @@ def default_context() -> ssl.SSLContext:
             context.set_alpn_protocols(["http/1.1"])
             _default_context = context
         return _default_context
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held it.
+    global _context_lock
+    _context_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def check_client_context(name: str, context: ssl.SSLContext) -> None:

@@ -367,3 +367,18 @@ def test_after_fork_no_lock_of_the_parent_is_in_the_way() -> None:
             meeting.receive(0.0)
         with pytest.raises(ForkedConnectionError):
             meeting.send(b"x")
+
+
+def test_after_fork_nor_is_one_of_a_connection_that_is_closed() -> None:
+    """It says how it ended, as it did before."""
+    with Meeting() as meeting:
+        meeting.channel.abort(None, "enough")
+        meeting.stepped.turns()
+        assert meeting.stepped.is_idle()
+        assert InThread(meeting.channel.state_lock.acquire).result()
+        assert InThread(meeting.channel.send_lock.acquire).result()
+        meeting.stepped.after_fork()
+        with pytest.raises(ConnectionClosedError, match="enough") as raised:
+            meeting.receive(0.0)
+        assert not isinstance(raised.value, ForkedConnectionError)
+        meeting.channel.abort()

@@ -6,6 +6,7 @@ import datetime
 import pathlib
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -190,3 +191,14 @@ def test_session_tickets_are_no_data(
             assert ws.recv(PATIENCE) == "a"
             with pytest.raises(TimeoutError):
                 ws.recv(0.05)
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was just reading the certificates of the system."""
+    monkeypatch.setattr(tls, "_context_lock", threading.RLock())
+    held = threading.Thread(target=tls._context_lock.acquire)
+    held.start()
+    held.join()
+    tls._after_fork_in_child()
+    assert tls._context_lock.acquire(timeout=PATIENCE)
+    assert tls.default_context() is tls.default_context()
