@@ -18,7 +18,6 @@ import functools
 import heapq
 import itertools
 import os
-import select
 import threading
 import time
 import weakref
@@ -26,11 +25,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .frames import ffi, lib, renew_thread_scratch
+from .readiness import READ, WRITE, new_poller
 
 __all__ = ["READ", "WRITE", "Reader", "Timer", "client_reader", "new_token"]
-
-READ = 1
-WRITE = 2
 
 # How soon a connection that a thread let go of is looked after, in seconds: a thread that
 # comes back within this time costs no selector call.
@@ -88,83 +85,6 @@ class Timer:
             function(*arguments)
 
 
-class _EpollPoller:
-    """One-shot readiness by epoll."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-
-    def watch_always(self, descriptor: int) -> None:
-        self._epoll.register(descriptor, select.EPOLLIN)
-
-    def arm(self, descriptor: int, interest: int) -> None:
-        mask = select.EPOLLONESHOT
-        if interest & READ:
-            mask |= select.EPOLLIN | select.EPOLLRDHUP
-        if interest & WRITE:
-            mask |= select.EPOLLOUT
-        try:
-            self._epoll.modify(descriptor, mask)
-        except FileNotFoundError:
-            self._epoll.register(descriptor, mask)
-
-    def forget(self, descriptor: int) -> None:
-        # Closing is not enough: a forked child that holds the socket keeps it registered.
-        with contextlib.suppress(OSError, ValueError):
-            self._epoll.unregister(descriptor)
-
-    def wait(self, timeout: float) -> list[tuple[int, int]]:
-        ready = []
-        for descriptor, mask in self._epoll.poll(timeout):
-            result = READ if mask & ~select.EPOLLOUT else 0
-            if mask & (select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP):
-                result |= WRITE
-            ready.append((descriptor, result))
-        return ready
-
-    def close(self) -> None:
-        self._epoll.close()
-
-
-class _PollPoller:
-    """The same by poll(), where there is no epoll."""
-
-    def __init__(self) -> None:
-        self._poll = select.poll()
-        self._always: set[int] = set()
-
-    def watch_always(self, descriptor: int) -> None:
-        self._always.add(descriptor)
-        self._poll.register(descriptor, select.POLLIN)
-
-    def arm(self, descriptor: int, interest: int) -> None:
-        mask = (select.POLLIN if interest & READ else 0) | (
-            select.POLLOUT if interest & WRITE else 0
-        )
-        self._poll.register(descriptor, mask)
-
-    def forget(self, descriptor: int) -> None:
-        """Nothing: another thread may be inside poll(); a closed one reports itself."""
-
-    def wait(self, timeout: float) -> list[tuple[int, int]]:
-        ready = []
-        for descriptor, mask in self._poll.poll(timeout * 1000):
-            if descriptor not in self._always:
-                self._poll.unregister(descriptor)
-            result = READ if mask & ~select.POLLOUT else 0
-            if mask & ~select.POLLIN:
-                result |= WRITE
-            ready.append((descriptor, result))
-        return ready
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def _new_poller() -> _EpollPoller | _PollPoller:
-    return _EpollPoller() if hasattr(select, "epoll") else _PollPoller()
-
-
 _tokens = itertools.count(1)
 
 
@@ -189,7 +109,7 @@ class Reader:
         self.mailbox = ffi.gc(lib.syncws_mailbox_new(), lib.syncws_mailbox_free)
         if self.mailbox == ffi.NULL:
             raise OSError(ffi.errno, "no descriptors for a reader's wake-up pipe")
-        self._poller = _new_poller()
+        self._poller = new_poller()
         self._poller.watch_always(lib.syncws_mailbox_descriptor(self.mailbox))
         # Guards starting and stopping the thread.
         self._start_lock = threading.RLock()

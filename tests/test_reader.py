@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from syncws import reader as reader_module
 from syncws.frames import lib
 from syncws.reader import READ, WRITE, Reader, client_reader
+from syncws.readiness import EpollPoller, PollPoller
 
 BOUND = 10.0  # seconds; far more than anything here takes
 
@@ -114,12 +114,12 @@ def test_a_timer_runs_once() -> None:
 
 
 def pollers() -> list[type]:
-    return [reader_module._EpollPoller, reader_module._PollPoller]
+    return [EpollPoller, PollPoller]
 
 
 @pytest.fixture(params=pollers(), ids=["epoll", "poll"])
 def any_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    monkeypatch.setattr(reader_module, "_new_poller", request.param)
+    monkeypatch.setattr(reader_module, "new_poller", request.param)
     reader = Reader("test-reader")
     yield reader
     reader.close()
@@ -411,14 +411,6 @@ def test_g16x_descriptors_above_1023_are_watched(any_reader: Reader) -> None:
             assert ran(event)
         finally:
             os.close(high)
-
-
-def test_the_poller_of_this_platform() -> None:
-    expected = reader_module._EpollPoller if hasattr(select, "epoll") else reader_module._PollPoller
-    poller = reader_module._new_poller()
-    assert type(poller) is expected
-    poller.close()
-    reader_module._PollPoller().close()
 
 
 class Racing:
