@@ -360,7 +360,8 @@ class Connection(ConnectionView):
 
         Never raises for what the peer does; calling it again is harmless. Messages that
         were received before can still be taken, as many as the inbound queue holds. A signal
-        handler inside a call on this connection only begins it.
+        handler inside a call on this connection only begins it, and so does a finalizer that
+        happens to run in a thread of the library.
 
         Args:
             code: 1000, 1001, ... or 3000-4999.

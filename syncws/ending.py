@@ -23,7 +23,7 @@ from .extension_chain import ExtensionChain
 from .frames import Close, Side, ffi, lib
 from .input import DELIVERED, OWNED, PARKED, free_scratch
 from .options import Options
-from .reader import READ, WRITE, Reader, Timer
+from .reader import READ, WRITE, Reader, Timer, in_any_reader_thread
 from .streaming import StreamingChannel
 from .transport import CHUNK, Transport, remaining
 from .waiters import wait_milliseconds
@@ -102,13 +102,14 @@ class EndingChannel(StreamingChannel):
         """Closes the connection, within ``close_timeout``.
 
         The calling thread reads to the end as far as it can; the reader thread does what is
-        left. A signal handler inside another call only begins it.
+        left. A signal handler inside another call only begins it, and so does a finalizer that
+        the collector runs in a reader thread.
         """
         self.hurry = True
         try:
             self._begin_close(close)
             self._bound_closing()
-            busy = self.is_busy_here()
+            busy = self.is_busy_here() or in_any_reader_thread()
             if not busy:
                 self._read_to_end()
         finally:

@@ -27,7 +27,15 @@ from typing import Any, Protocol
 from .frames import ffi, lib, renew_thread_scratch
 from .readiness import READ, WRITE, new_poller
 
-__all__ = ["READ", "WRITE", "Reader", "Timer", "client_reader", "new_token"]
+__all__ = [
+    "READ",
+    "WRITE",
+    "Reader",
+    "Timer",
+    "client_reader",
+    "in_any_reader_thread",
+    "new_token",
+]
 
 # How soon a connection that a thread let go of is looked after, in seconds: a thread that
 # comes back within this time costs no selector call.
@@ -91,6 +99,18 @@ _tokens = itertools.count(1)
 def new_token() -> int:
     """A number by which C names a connection; never used again."""
     return next(_tokens)
+
+
+class _ReaderThread(threading.Thread):
+    """Told apart from others by its class."""
+
+
+def in_any_reader_thread() -> bool:
+    """Whether the caller is a finalizer that the collector runs in a reader thread.
+
+    Nothing else of the program runs there. It must not wait: all connections would.
+    """
+    return isinstance(threading.current_thread(), _ReaderThread)
 
 
 # Every reader of this process, for the fork and exit hooks.
@@ -209,7 +229,7 @@ class Reader:
             return
         with self._start_lock:
             if self._thread is None and not self.closed:
-                thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                thread = _ReaderThread(target=self._run, name=self.name, daemon=True)
                 self._thread = thread
                 try:
                     thread.start()

@@ -23,12 +23,14 @@ from channels import (
     native,
     owned_elsewhere,
 )
+from pairing import Pair
 from reliability.peer import CLOSE, TEXT, frame
 
 from syncws import ending as ending_module
 from syncws.exceptions import ConnectionClosedError, ConnectionClosedOK, ProtocolError
 from syncws.frames import Close, Side, lib, thread_scratch
 from syncws.protocol import State
+from syncws.reader import Reader
 from syncws.transport import CHUNK
 
 NORMAL = Close(1000, "")
@@ -406,3 +408,21 @@ def test_a_signal_handler_inside_another_call_only_begins_to_close() -> None:
 def test_the_end_of_a_channel_is_left_to_its_subclass() -> None:
     with Meeting() as meeting, pytest.raises(NotImplementedError):
         ending_module.EndingChannel.on_ready(meeting.channel, 0)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_finalizer_in_a_reader_thread_waits_for_nobody(own: bool) -> None:
+    """The collector runs it wherever it comes to; the connections of that reader go on."""
+    other = Reader("another-reader")
+    with Pair(close_timeout=60) as pair:
+        closed = threading.Event()
+        reader = pair.reader if own else other
+        reader.call_soon(lambda: (pair.connection.close(), closed.set()))
+        assert closed.wait(PATIENCE)
+        assert pair.connection.state is State.CLOSING
+        assert pair.peer.recv(100)[:2] == b"\x88\x82"
+        pair.peer.sendall(frame(CLOSE, b"\x03\xe8"))
+        pair.peer.close()
+        assert pair.connection.wait_closed(PATIENCE)
+        assert pair.connection.close_code == 1000
+    other.close()
