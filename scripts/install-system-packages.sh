@@ -77,6 +77,9 @@ for group in "$@"; do
         exit 2
     fi
 done
+# Two environments may want something at once: apt-get would give up.
+exec 9<"${BASH_SOURCE[0]}"
+flock 9
 [[ -n $(missing_packages "$@") ]] || exit 0
 
 if ! command -v apt-get >/dev/null; then
@@ -93,7 +96,8 @@ export DEBIAN_FRONTEND=noninteractive
 mapfile -t packages < <(missing_packages "$@" | tr ' ' '\n')
 echo "installing ${packages[*]}"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+    9<&- # a daemon that the installation starts must not keep the lock
 
 if [[ -n $(missing_packages "$@") ]]; then
     echo "$0: still missing: $(missing_packages "$@" | tr '\n' ' ')" >&2
