@@ -23,6 +23,8 @@ __all__ = ["Acceptor", "listen_tcp", "listen_unix", "unix_remover"]
 
 # How often an exhausted server looks whether descriptors have come back, in seconds.
 PAUSE = 0.1
+# How long a server waits for another one that is just taking a path beside its own, in seconds.
+_TURN_TIME = 1.0
 # Connections accepted in one turn of the reader thread; others have to live, too.
 _BATCH = 64
 # How often port 0 is tried when a host has several addresses: the port that the kernel
@@ -124,8 +126,8 @@ def unix_remover(path: str | bytes | os.PathLike[str]) -> Callable[[], None]:
         with contextlib.suppress(OSError):
             found = os.stat(path)
             if (found.st_dev, found.st_ino) == ours:
-                ours = None
                 os.unlink(path)
+        ours = None
 
     return remove
 
@@ -137,18 +139,38 @@ def _is_abstract(path: str | bytes) -> bool:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: str | bytes) -> Iterator[None]:
-    """Keeps other servers, in this process or another one, from taking ``path`` meanwhile."""
+    """Keeps other servers, in this process or another one, from taking ``path`` meanwhile.
+
+    A courtesy, not a right: who may not read the directory does without, and so does who does
+    not get its turn within a second. Somebody else may hold that lock for reasons of their own.
+    """
     descriptor = -1
     try:
         if not _is_abstract(path):
-            # Who may not read the directory, or cannot lock it, has to do without.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(PermissionError, FileNotFoundError, NotADirectoryError):
                 descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _TURN_TIME
+        while descriptor >= 0 and not _try_lock(descriptor) and time.monotonic() < deadline:
+            time.sleep(0.01)
         yield
     finally:
         if descriptor >= 0:
+            # Not by closing alone: a child forked meanwhile has a copy of the descriptor.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """False: it is somebody else's turn."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno is None:  # a signal handler's own
+            raise
+    return True  # also where there are no such locks
 
 
 def _is_stale(path: str | bytes) -> bool:

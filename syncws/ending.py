@@ -23,7 +23,7 @@ from .extension_chain import ExtensionChain
 from .frames import Close, Side, ffi, lib
 from .input import DELIVERED, OWNED, PARKED, free_scratch
 from .options import Options
-from .reader import READ, WRITE, Reader, Timer, in_any_reader_thread
+from .reader import READ, WRITE, Reader, Timer
 from .streaming import StreamingChannel
 from .transport import CHUNK, Transport, remaining
 from .waiters import wait_milliseconds
@@ -109,7 +109,7 @@ class EndingChannel(StreamingChannel):
         try:
             self._begin_close(close)
             self._bound_closing()
-            busy = self.is_busy_here() or in_any_reader_thread()
+            busy = self.is_busy_here()
             if not busy:
                 self._read_to_end()
         finally:

@@ -20,7 +20,7 @@ from .frames import SLICE, CloseCode, Side, ffi, lib, limit, thread_scratch
 from .messages import split_frame
 from .options import Options
 from .protocol import ClosingHandshake
-from .reader import Reader, new_token, wait_for_exit
+from .reader import Reader, in_any_reader_thread, new_token, wait_for_exit
 from .transport import STALLED_TICK, Transport, remaining
 from .waiters import Waiter, wait_milliseconds
 
@@ -123,9 +123,13 @@ class OutputChannel:
         return True
 
     def _holds_others_up(self) -> bool:
-        """Whether this is a signal handler in the middle of what others would have to do."""
+        """Whether this is a signal handler in the middle of what others would have to do.
+
+        Or a finalizer that the collector runs in a reader thread.
+        """
         return bool(
-            self._moving == threading.get_ident()
+            in_any_reader_thread()
+            or self._moving == threading.get_ident()
             or lib.syncws_is_mine(self.c)
             # What threading.Condition asks a lock, too.
             or self.state_lock._is_owned()  # type: ignore[attr-defined]

@@ -134,6 +134,9 @@ class Reader:
         # Guards starting and stopping the thread.
         self._start_lock = threading.RLock()
         self._thread: threading.Thread | None = None
+        # The threads that were started, the reader thread first. Another one is there only if
+        # a Ctrl-C came while that one was started.
+        self._claims: list[threading.Thread] = []
         self.closed = False
         # What other threads asked for, in order; emptied by the thread.
         self._calls: collections.deque[functools.partial[object]] = collections.deque()
@@ -156,8 +159,8 @@ class Reader:
 
     def attach(self, channel: Attached) -> None:
         """Holds ``channel`` until :meth:`detach`, and looks at it when C lists its token."""
-        self._attached[channel.token] = channel
         self._known.add(channel)
+        self._attached[channel.token] = channel
         self._start()
 
     def detach(self, channel: Named) -> None:
@@ -181,7 +184,7 @@ class Reader:
         finally:
             lib.syncws_mailbox_wake(self.mailbox)
         # In this order: what the thread does not find after `closed` was set, we do.
-        return not self.closed or not self._withdraw(call)
+        return not self.closed or self.in_thread() or not self._withdraw(call)
 
     def _withdraw(self, call: functools.partial[object]) -> bool:
         try:
@@ -207,6 +210,11 @@ class Reader:
         """Whether there is no connection to look after."""
         return not self._attached
 
+    @property
+    def begun(self) -> bool:
+        """Whether its thread runs, or has run."""
+        return bool(self._claims)
+
     def in_thread(self) -> bool:
         """Whether the caller is the reader thread."""
         return threading.current_thread() is self._thread
@@ -222,7 +230,8 @@ class Reader:
         if thread is not None:
             lib.syncws_mailbox_wake(self.mailbox)
             if thread is not threading.current_thread():
-                thread.join(1.0)
+                with contextlib.suppress(RuntimeError):  # a signal handler, before it is started
+                    thread.join(1.0)
 
     def _start(self) -> None:
         if self._thread is not None or self.closed:
@@ -234,7 +243,8 @@ class Reader:
                 try:
                     thread.start()
                 except BaseException:
-                    self._thread = None
+                    # It may have begun all the same, or begin yet.
+                    self._thread = self._claims[0] if self._claims else None
                     raise
 
     # -- the reader thread --------------------------------------------------------
@@ -264,9 +274,11 @@ class Reader:
         heapq.heappush(self._timers, (timer.when, next(self._timer_numbers), timer))
 
     def _run(self) -> None:
-        with self._start_lock:
-            if self._thread is not threading.current_thread() and not self.closed:
-                return  # Ctrl-C came while it was started: another one is, or will be
+        # No lock: who starts this thread may be interrupted by a signal handler that needs it.
+        self._claims.append(threading.current_thread())
+        self._thread = self._claims[0]
+        if self._thread is not threading.current_thread():
+            return
         tokens = ffi.new("uint64_t[]", 256)
         next_tick = 0.0
         while not self.closed:
@@ -371,6 +383,7 @@ class Reader:
         """
         self.closed = True
         self._thread = None
+        self._claims.clear()
         self._start_lock = threading.RLock()
         lib.syncws_mailbox_after_fork(self.mailbox)
         with contextlib.suppress(OSError):

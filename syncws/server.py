@@ -210,7 +210,8 @@ def unix_serve(
     """Makes a server that listens on a Unix socket.
 
     A socket at ``path`` that nobody listens on any more is replaced. The server removes
-    its own when it is shut down.
+    its own as the first thing of its shutdown: while the last connections close, the path is
+    free for the next server, and a client that comes finds none.
 
     Args:
         handler: As for :func:`serve`.

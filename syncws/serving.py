@@ -194,8 +194,7 @@ class ThreadingServer:
                 made.reader.close()
             return False
         # Every time: the first one may have failed, for want of a thread.
-        acceptor.reader.call_soon(acceptor.start)
-        return True
+        return acceptor.reader.call_soon(acceptor.start)
 
     def serve_forever(self) -> None:
         """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
@@ -376,6 +375,12 @@ class ThreadingServer:
 
     def _end_all(self, acceptor: Acceptor, goodbye: Close, deadline: float) -> None:
         reader = acceptor.reader
+        if not reader.begun:
+            # So nobody was accepted. Its thread may be one that could not be started, or that
+            # the calling thread, interrupted by a signal handler, is just about to start.
+            reader.close()
+            acceptor.close()
+            return
         reader.call_soon(self._stop_listening, acceptor)
         for session in self._sessions.copy():
             session.close(goodbye)
@@ -446,8 +451,8 @@ def _current_frames() -> dict[int, FrameType]:
     # a finalizer lets go of the interpreter's lock then, as those of cffi do, a thread that ends
     # just now takes it and waits for the first one for ever, and so does everybody else.
     collects = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         return sys._current_frames()
     finally:
         if collects:

@@ -82,10 +82,11 @@ class Workers:
         """Ends the idle threads now and the others after their job. Does not wait."""
         with self._lock:
             self._closed = True
-            while self._idle:
-                # In this order: whom a Ctrl-C comes in between is told again.
-                self._idle[-1].put(None)
-                self._idle.pop()
+            # Repeatable, and a signal handler may come in between: whoever is told twice ends
+            # as well, and from here on nobody adds to them or takes from them.
+            for inbox in self._idle.copy():
+                inbox.put(None)
+            self._idle.clear()
 
     def join(self, timeout: float, spare: Container[threading.Thread | None] = ()) -> None:
         """Waits up to ``timeout`` seconds in all for the threads to end, but not for ``spare``.
@@ -139,5 +140,7 @@ class Workers:
                     job = None
         if job is None:
             with self._lock:
+                if self._waiting:  # it came while this thread still counted
+                    return self._waiting.popleft()
                 self._threads.discard(threading.current_thread())
         return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pathlib
 import socket
@@ -11,6 +12,7 @@ import threading
 import pytest
 
 import syncws
+from syncws import accepting
 from syncws.accepting import listen_unix, unix_remover
 
 PATIENCE = 10.0
@@ -25,6 +27,15 @@ def test_a_unix_socket_is_removed_only_once(tmp_path: pathlib.Path) -> None:
         remove()
         assert not path.exists()
         os.link(tmp_path / "same inode", path)
+        remove()
+        assert path.exists()
+    path.unlink()
+    with listen_unix(path, backlog=1):
+        remove = unix_remover(path)
+        os.link(path, tmp_path / "another name")
+        path.unlink()
+        remove()
+        os.link(tmp_path / "another name", path)
         remove()
         assert path.exists()
 
@@ -56,6 +67,56 @@ def test_g14x_two_servers_want_one_unix_socket_at_once(
         thread.join(PATIENCE)
         assert outcomes == [True, errno.EADDRINUSE]
         assert path.exists()
+
+
+def test_a_lock_that_somebody_else_holds_is_not_waited_for_long(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read the directory may lock it, and keep that for ever."""
+    monkeypatch.setattr(accepting, "_TURN_TIME", 0.05)
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        with listen_unix(tmp_path / "socket", backlog=1) as sock:
+            assert sock.getsockname()
+    finally:
+        os.close(held)
+
+
+def test_a_child_that_is_forked_meanwhile_does_not_keep_the_lock(tmp_path: pathlib.Path) -> None:
+    with accepting._one_at_a_time(os.fspath(tmp_path / "socket")):
+        # What a child has: the same open file.
+        [descriptor] = [
+            int(name)
+            for name in os.listdir("/dev/fd")
+            if os.path.realpath(f"/dev/fd/{name}") == os.path.realpath(tmp_path)
+        ]
+        copy = os.dup(descriptor)
+    try:
+        other = os.open(tmp_path, os.O_RDONLY)
+        try:
+            assert accepting._try_lock(other)
+        finally:
+            os.close(other)
+    finally:
+        os.close(copy)
+
+
+def test_a_file_system_without_locks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError  # of a signal handler
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with listen_unix(tmp_path / "socket", backlog=1) as sock:
+        assert sock.getsockname()
+    monkeypatch.setattr(fcntl, "flock", interrupt)
+    with pytest.raises(TimeoutError):
+        listen_unix(tmp_path / "another", backlog=1)
 
 
 def test_a_directory_that_may_not_be_read(

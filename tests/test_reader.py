@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -297,22 +297,6 @@ def test_closing_is_bounded_idempotent_and_possible_from_within() -> None:
     reader.close()
 
 
-def test_a_thread_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader("test-reader")
-
-    def refuse(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="new thread"):
-            reader.call_soon(lambda: None)
-    done = threading.Event()
-    reader.call_soon(done.set)
-    assert ran(done)
-    reader.close()
-
-
 def test_no_descriptors_for_a_reader_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Exhausted:
         def __getattr__(self, name: str) -> object:
@@ -411,46 +395,6 @@ def test_g16x_descriptors_above_1023_are_watched(any_reader: Reader) -> None:
             assert ran(event)
         finally:
             os.close(high)
-
-
-class Racing:
-    """A lock before which another thread was faster."""
-
-    def __init__(self, other: Callable[[], object]) -> None:
-        self.other = other
-
-    def __enter__(self) -> None:
-        self.other()
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
-
-
-def test_two_threads_start_one_thread(reader: Reader) -> None:
-    started = threading.Thread()
-    reader._start_lock = Racing(lambda: setattr(reader, "_thread", started))  # type: ignore[assignment]  # to race
-    reader._start()
-    assert reader._thread is started
-    reader._start_lock = threading.RLock()
-    reader._thread = None
-
-
-def test_two_threads_make_one_reader_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    faster = Reader("faster")
-
-    def make() -> None:
-        reader_module._client_reader = faster
-
-    with monkeypatch.context() as patch:
-        patch.setattr(reader_module, "_client_reader", None)
-        patch.setattr(reader_module, "_client_lock", Racing(make))
-        assert client_reader() is faster
-    faster.close()
-
-
-def test_a_thread_that_is_not_the_readers_leaves(reader: Reader) -> None:
-    reader._run()
-    assert not reader.closed
 
 
 def test_an_error_in_the_loop_does_not_end_it(

@@ -91,6 +91,48 @@ def test_a_signal_handler_in_the_middle_of_starting(
     assert [server.shutdown() for server in servers_made] == [[], []]
 
 
+@pytest.mark.parametrize("when", ["before its reader thread runs", "while it waits for it"])
+def test_g19x_a_signal_handler_while_the_reader_thread_is_started(
+    clean: None, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """That thread needs nothing of the one that starts it."""
+    begin = threading.Thread.start
+    server = syncws.serve(lambda ws: None, "127.0.0.1", close_timeout=PATIENCE)
+    results: list[object] = []
+
+    def interrupted(self: threading.Thread) -> None:
+        ours = self.name == "syncws-server-reader"
+        if ours and when == "before its reader thread runs":
+            results.append(server.shutdown(timeout=0))
+        begin(self)
+        if ours and when == "while it waits for it":
+            started = time.monotonic()
+            results.append(server.shutdown())
+            assert time.monotonic() - started < PATIENCE / 2
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(RuntimeError, match="was shut down"):
+        server.start()
+    assert results == [[]]
+    server.serve_forever()
+
+
+def test_a_server_whose_start_failed_can_be_shut_down(
+    clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = syncws.serve(lambda ws: None, "127.0.0.1", close_timeout=PATIENCE)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        server.start()
+    started = time.monotonic()
+    assert server.shutdown() == []
+    assert time.monotonic() - started < PATIENCE / 2
+    assert server.fileno() == -1
+
+
 def test_a_start_that_failed_can_be_repeated(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = threading.Thread.start
 

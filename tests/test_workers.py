@@ -207,7 +207,7 @@ def test_an_interrupted_close_can_be_repeated(workers: Workers) -> None:
     workers._idle[1] = Interrupted(workers._idle[1])  # type: ignore[call-overload]
     with pytest.raises(KeyboardInterrupt):
         workers.close()
-    assert len(workers._idle) == 2
+    assert len(workers._idle) == 4
     workers.close()
     workers.join(PATIENCE)
     assert threads_of("test-worker") == []
@@ -221,6 +221,39 @@ def test_an_idle_thread_that_is_just_being_told_to_end_gets_no_job(workers: Work
         workers.close()
     run(workers, lambda: None)
     workers.close()
+
+
+def test_a_signal_handler_may_close_in_the_middle_of_closing(workers: Workers) -> None:
+    together = threading.Barrier(4)
+    for _ in range(3):
+        workers.submit(together.wait, PATIENCE)
+    together.wait(PATIENCE)
+    wait_for_idle(workers, 3)
+
+    class Closing(Interrupted):
+        def put(self, job: object) -> None:
+            self.times += 1
+            if self.times == 1:
+                workers.close()
+            self.inbox.put(job)
+
+    workers._idle[1] = Closing(workers._idle[1])  # type: ignore[call-overload]
+    workers.close()
+    workers.join(PATIENCE)
+    assert threads_of("test-worker") == []
+
+
+def test_a_job_that_waits_for_a_thread_that_ends_is_run() -> None:
+    workers = Workers("test-worker", limit=1)
+    run(workers, lambda: None)
+    wait_for_idle(workers)
+    done = threading.Event()
+    with workers._lock:  # the thread has been told to end, and still counts
+        workers.close()
+        workers.submit(done.set)
+    assert done.wait(PATIENCE)
+    workers.join(PATIENCE)
+    assert threads_of("test-worker") == []
 
 
 def test_a_thread_whose_job_was_interrupted_on_the_way_ends_when_it_is_idle_too_long() -> None:

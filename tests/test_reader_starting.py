@@ -1,0 +1,118 @@
+"""The reader thread is started once, whoever asks first and whatever comes in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from syncws import reader as reader_module
+from syncws.reader import Reader, client_reader
+
+BOUND = 10.0  # seconds; far more than anything here takes
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    reader = Reader("test-reader")
+    yield reader
+    reader.close()
+
+
+def ran(event: threading.Event) -> bool:
+    return event.wait(BOUND)
+
+
+class Racing:
+    """A lock before which another thread was faster."""
+
+    def __init__(self, other: Callable[[], object]) -> None:
+        self.other = other
+
+    def __enter__(self) -> None:
+        self.other()
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+def test_two_threads_start_one_thread(reader: Reader) -> None:
+    started = threading.Thread()
+    reader._start_lock = Racing(lambda: setattr(reader, "_thread", started))  # type: ignore[assignment]  # to race
+    reader._start()
+    assert reader._thread is started
+    reader._start_lock = threading.RLock()
+    reader._thread = None
+
+
+def test_two_threads_make_one_reader_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    faster = Reader("faster")
+
+    def make() -> None:
+        reader_module._client_reader = faster
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader_module, "_client_reader", None)
+        patch.setattr(reader_module, "_client_lock", Racing(make))
+        assert client_reader() is faster
+    faster.close()
+
+
+def test_a_thread_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader("test-reader")
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            reader.call_soon(lambda: None)
+    done = threading.Event()
+    reader.call_soon(done.set)
+    assert ran(done)
+    reader.close()
+
+
+def test_a_thread_that_is_not_the_readers_leaves(reader: Reader) -> None:
+    done = threading.Event()
+    reader.call_soon(done.set)
+    assert ran(done)
+    thread = reader._thread
+    reader._run()
+    assert not reader.closed
+    assert reader._thread is thread
+
+
+@pytest.mark.parametrize("when", ["before it runs", "while it runs"])
+def test_an_interrupted_start_leaves_one_thread(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    start = threading.Thread.start
+    late: list[threading.Thread] = []
+
+    def interrupted(self: threading.Thread) -> None:
+        if when == "before it runs":
+            late.append(self)
+        else:
+            start(self)
+            while not reader._claims:
+                time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader.call_soon(lambda: None)
+    done, inside = threading.Event(), list[bool]()
+    reader.call_soon(lambda: inside.append(reader.in_thread()))
+    reader.call_soon(done.set)
+    assert ran(done)
+    for thread in late:
+        thread.start()
+        thread.join(BOUND)
+        assert not thread.is_alive()
+    assert inside == [True]
+    assert [thread for thread in reader._claims if thread.is_alive()] == [reader._thread]
