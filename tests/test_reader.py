@@ -297,6 +297,41 @@ def test_closing_is_bounded_idempotent_and_possible_from_within() -> None:
     reader.close()
 
 
+def test_a_call_that_is_asked_for_as_the_thread_stops_is_run_or_refused(reader: Reader) -> None:
+    held, go_on, done = (threading.Event() for _ in range(3))
+    assert reader.call_soon(lambda: (held.set(), ran(go_on)))
+    assert ran(held)
+    assert reader.call_soon(done.set)  # behind the last look at `closed`
+    closing = threading.Thread(target=reader.close)
+    closing.start()
+    while not reader.closed:
+        time.sleep(0.001)
+    assert not reader.call_soon(done.clear)
+    go_on.set()
+    assert ran(done)
+    closing.join()
+    assert not reader.call_soon(done.clear)
+    assert not reader._calls
+
+
+def test_a_call_that_the_thread_took_before_it_stopped_is_not_refused(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+
+    class Late:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def syncws_mailbox_wake(self, mailbox: object) -> None:
+            lib.syncws_mailbox_wake(mailbox)
+            assert ran(done)
+            reader.closed = True
+
+    monkeypatch.setattr(reader_module, "lib", Late())
+    assert reader.call_soon(done.set)
+
+
 def test_no_descriptors_for_a_reader_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Exhausted:
         def __getattr__(self, name: str) -> object:
