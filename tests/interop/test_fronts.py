@@ -196,11 +196,11 @@ def test_h6x_pings_keep_an_idle_connection_open(
     client_context: ssl.SSLContext,
     tmp_path: Path,
 ) -> None:
-    """What ping_interval is for behind a proxy: three times its timeout of a second pass."""
-    with served(kind, authority, tmp_path, idle="1s", handler=tell, ping_interval=0.25) as running:
+    """What ping_interval is for behind a proxy: three times its timeout of two seconds pass."""
+    with served(kind, authority, tmp_path, idle="2s", handler=tell, ping_interval=0.1) as running:
         with connected(running, secure, client_context, "/echo", ping_interval=None) as ws:
             with pytest.raises(TimeoutError):
-                ws.recv(timeout=3)
+                ws.recv(timeout=6)
             ws.send("still here")
             assert ws.recv(PATIENCE) == "still here"
 
