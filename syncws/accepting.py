@@ -119,15 +119,19 @@ def unix_remover(path: str | bytes | os.PathLike[str]) -> Callable[[], None]:
     if _is_abstract(path):
         return lambda: None
     found = os.stat(path)
-    ours: tuple[int, int] | None = (found.st_dev, found.st_ino)
+    ours = [(found.st_dev, found.st_ino)]
 
     def remove() -> None:
-        nonlocal ours
-        with contextlib.suppress(OSError):
+        if not ours:
+            return
+        try:
             found = os.stat(path)
-            if (found.st_dev, found.st_ino) == ours:
+            if (found.st_dev, found.st_ino) in ours:
                 os.unlink(path)
-        ours = None
+        except OSError as error:
+            if error.errno is None:  # a signal handler's own
+                raise
+        ours.clear()
 
     return remove
 
@@ -147,8 +151,12 @@ def _one_at_a_time(path: str | bytes) -> Iterator[None]:
     descriptor = -1
     try:
         if not _is_abstract(path):
-            with contextlib.suppress(PermissionError, FileNotFoundError, NotADirectoryError):
-                descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            try:
+                descriptor = os.open(os.path.dirname(path) or ".", flags)
+            except OSError as error:
+                if error.errno is None:  # a signal handler's own
+                    raise
         deadline = time.monotonic() + _TURN_TIME
         while descriptor >= 0 and not _try_lock(descriptor) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -435,8 +435,10 @@ class OutputChannel:
         """Raises what ended the output; after a write error, what the peer said first."""
         if result == lib.SYNCWS_WRITE_FAILED:
             self._note_write_error(thread_scratch().error_number)
-            # The reader thread must not wait, and who reads here cannot wait for itself.
-            if not self.reader.in_thread() and not lib.syncws_is_mine(self.c):
+            # No reader thread must wait, and who reads here cannot wait for itself.
+            if in_any_reader_thread():
+                lib.syncws_list(self.c, 1)
+            elif not self.reader.in_thread() and not lib.syncws_is_mine(self.c):
                 self.read_last_words(deadline)
         if self.closing.sent is None and self.closing.rcvd is None and not self.gone:
             # The queue was closed a moment before the state says so.

@@ -131,12 +131,13 @@ class Reader:
             raise OSError(ffi.errno, "no descriptors for a reader's wake-up pipe")
         self._poller = new_poller()
         self._poller.watch_always(lib.syncws_mailbox_descriptor(self.mailbox))
-        # Guards starting and stopping the thread.
+        # Guards making threads, against two at once. Who closes does not need it.
         self._start_lock = threading.RLock()
-        self._thread: threading.Thread | None = None
-        # The threads that were started, the reader thread first. Another one is there only if
-        # a Ctrl-C came while that one was started.
-        self._claims: list[threading.Thread] = []
+        self._made = False
+        # Who wants to be the reader thread. The first one is; a second thread is there only if a
+        # Ctrl-C came while the first was started. None: who closed the reader. So either the
+        # thread begins or it is forestalled, and nobody has to wait to know which.
+        self._claims: list[threading.Thread | None] = []
         self.closed = False
         # What other threads asked for, in order; emptied by the thread.
         self._calls: collections.deque[functools.partial[object]] = collections.deque()
@@ -196,7 +197,7 @@ class Reader:
     def call_at(self, when: float, function: Callable[..., object], *arguments: Any) -> Timer:
         """Runs ``function`` in the reader thread at ``when`` (``time.monotonic()``)."""
         timer = Timer(when, function, arguments)
-        if threading.current_thread() is self._thread:
+        if self.in_thread():
             self._add_timer(timer)
         else:
             self.call_soon(self._add_timer, timer)
@@ -211,40 +212,41 @@ class Reader:
         return not self._attached
 
     @property
-    def begun(self) -> bool:
-        """Whether its thread runs, or has run."""
-        return bool(self._claims)
+    def thread(self) -> threading.Thread | None:
+        """The reader thread, from when it begins."""
+        return self._claims[0] if self._claims else None
 
     def in_thread(self) -> bool:
         """Whether the caller is the reader thread."""
-        return threading.current_thread() is self._thread
+        return threading.current_thread() is self.thread
+
+    def forestall(self) -> bool:
+        """Lets no thread begin any more; whether none has begun. Any thread, at any time."""
+        self._claims.append(None)
+        return self._claims[0] is None
 
     def close(self) -> None:
         """Stops the thread within a second; connections still attached are abandoned."""
-        with self._start_lock:
-            unused = self._thread is None and not self.closed
-            self.closed = True
-            thread = self._thread
-        if unused:
+        self.closed = True
+        if self.forestall():
             self._release()
-        if thread is not None:
-            lib.syncws_mailbox_wake(self.mailbox)
-            if thread is not threading.current_thread():
-                with contextlib.suppress(RuntimeError):  # a signal handler, before it is started
-                    thread.join(1.0)
+            return
+        lib.syncws_mailbox_wake(self.mailbox)
+        thread = self.thread
+        if thread is not None and not self.in_thread():
+            thread.join(1.0)
 
     def _start(self) -> None:
-        if self._thread is not None or self.closed:
+        if self._claims or self.closed:
             return
         with self._start_lock:
-            if self._thread is None and not self.closed:
-                thread = _ReaderThread(target=self._run, name=self.name, daemon=True)
-                self._thread = thread
+            if not (self._made or self._claims or self.closed):
                 try:
-                    thread.start()
+                    self._made = True
+                    _ReaderThread(target=self._run, name=self.name, daemon=True).start()
                 except BaseException:
-                    # It may have begun all the same, or begin yet.
-                    self._thread = self._claims[0] if self._claims else None
+                    # After a Ctrl-C it may begin all the same.
+                    self._made = False
                     raise
 
     # -- the reader thread --------------------------------------------------------
@@ -274,10 +276,8 @@ class Reader:
         heapq.heappush(self._timers, (timer.when, next(self._timer_numbers), timer))
 
     def _run(self) -> None:
-        # No lock: who starts this thread may be interrupted by a signal handler that needs it.
         self._claims.append(threading.current_thread())
-        self._thread = self._claims[0]
-        if self._thread is not threading.current_thread():
+        if not self.in_thread():
             return
         tokens = ffi.new("uint64_t[]", 256)
         next_tick = 0.0
@@ -382,8 +382,7 @@ class Reader:
         parent, which would go deaf.
         """
         self.closed = True
-        self._thread = None
-        self._claims.clear()
+        self._claims[:] = [None]
         self._start_lock = threading.RLock()
         lib.syncws_mailbox_after_fork(self.mailbox)
         with contextlib.suppress(OSError):

@@ -194,7 +194,7 @@ class ThreadingServer:
                 made.reader.close()
             return False
         # Every time: the first one may have failed, for want of a thread.
-        return acceptor.reader.call_soon(acceptor.start)
+        return acceptor.reader.call_soon(acceptor.start) and self._goodbye is None
 
     def serve_forever(self) -> None:
         """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
@@ -375,21 +375,18 @@ class ThreadingServer:
 
     def _end_all(self, acceptor: Acceptor, goodbye: Close, deadline: float) -> None:
         reader = acceptor.reader
-        if not reader.begun:
-            # So nobody was accepted. Its thread may be one that could not be started, or that
-            # the calling thread, interrupted by a signal handler, is just about to start.
-            reader.close()
-            acceptor.close()
-            return
-        reader.call_soon(self._stop_listening, acceptor)
-        for session in self._sessions.copy():
-            session.close(goodbye)
-        self._wait(reader, deadline)
-        self._abort_all(deadline)
-        deadline = time.monotonic() + GRACE
-        self._wait(reader, deadline)
-        while not reader.is_idle() and not reader.closed and time.monotonic() < deadline:
-            time.sleep(_MOMENT)  # the reader thread closes the last descriptors
+        # Else nobody was accepted, and nobody will be. The reader thread may be one that could
+        # not be started, or that the caller, interrupted by a signal handler, has yet to start.
+        if not reader.forestall():
+            reader.call_soon(self._stop_listening, acceptor)
+            for session in self._sessions.copy():
+                session.close(goodbye)
+            self._wait(reader, deadline)
+            self._abort_all(deadline)
+            deadline = time.monotonic() + GRACE
+            self._wait(reader, deadline)
+            while not reader.is_idle() and not reader.closed and time.monotonic() < deadline:
+                time.sleep(_MOMENT)  # the reader thread closes the last descriptors
         reader.close()
         # Those that were made since. What is made from here on sees that the reader is closed.
         self._abort_all(deadline)

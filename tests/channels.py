@@ -43,7 +43,7 @@ class SteppedReader(Reader):
 
     def __init__(self) -> None:
         super().__init__("stepped-reader")
-        self._thread = threading.current_thread()
+        self._claims = [threading.current_thread()]
         self._tokens = ffi.new("uint64_t[]", 256)
 
     def turn(self) -> None:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import socket
 import threading
+from typing import Any
 
 import pytest
 
@@ -119,15 +120,36 @@ def test_a_file_system_without_locks(
         listen_unix(tmp_path / "another", backlog=1)
 
 
-def test_a_directory_that_may_not_be_read(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_a_directory_that_cannot_be_opened(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refuse(*_: object) -> int:
-        raise PermissionError(errno.EACCES, "not for you")
+        raise OSError(number, "not for you")
 
     monkeypatch.setattr(os, "open", refuse)
     with listen_unix(tmp_path / "socket", backlog=1) as sock:
         assert sock.getsockname()
+
+
+def test_what_a_signal_handler_raises_is_no_error_of_the_system(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+
+    def interrupt(*_: object, **__: object) -> Any:
+        raise TimeoutError
+
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(os, "open", interrupt)
+        listen_unix(path, backlog=1)
+    with listen_unix(path, backlog=1):
+        remove = unix_remover(path)
+        with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+            patch.setattr(os, "stat", interrupt)
+            remove()
+        remove()
+        assert not path.exists()
 
 
 def test_the_path_is_free_before_the_socket_is_closed(tmp_path: pathlib.Path) -> None:

@@ -426,3 +426,23 @@ def test_a_finalizer_in_a_reader_thread_waits_for_nobody(own: bool) -> None:
         assert pair.connection.wait_closed(PATIENCE)
         assert pair.connection.close_code == 1000
     other.close()
+
+
+def test_a_write_error_in_another_reader_thread_waits_for_no_last_words() -> None:
+    other = Reader("another-reader")
+    with Pair(close_timeout=60) as pair:
+        raised: list[BaseException] = []
+        done = threading.Event()
+
+        def send() -> None:
+            try:
+                pair.channel.raise_closed(lib.SYNCWS_WRITE_FAILED, None)
+            except Exception as error:
+                raised.append(error)
+            done.set()
+
+        other.call_soon(send)
+        assert done.wait(PATIENCE)
+        [error] = raised
+        assert isinstance(error, ConnectionClosedError)
+    other.close()

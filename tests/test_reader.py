@@ -289,7 +289,7 @@ def test_closing_is_bounded_idempotent_and_possible_from_within() -> None:
     done = threading.Event()
     reader.call_soon(done.set)
     assert ran(done)
-    thread = reader._thread
+    thread = reader.thread
     assert thread is not None
     reader.call_soon(reader.close)
     thread.join(BOUND)
@@ -416,7 +416,7 @@ def test_after_fork_forgets_what_was_asked_for() -> None:
     reader.after_fork()
     assert attached.forked
     assert reader.closed
-    assert reader._thread is None
+    assert reader.thread is None
 
 
 def test_g16x_descriptors_above_1023_are_watched(any_reader: Reader) -> None:

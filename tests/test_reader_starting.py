@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from syncws import reader as reader_module
+from syncws.frames import lib
 from syncws.reader import Reader, client_reader
 
 BOUND = 10.0  # seconds; far more than anything here takes
@@ -16,7 +17,7 @@ BOUND = 10.0  # seconds; far more than anything here takes
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    reader = Reader("test-reader")
+    reader = Reader("reader-that-starts")
     yield reader
     reader.close()
 
@@ -39,12 +40,11 @@ class Racing:
 
 
 def test_two_threads_start_one_thread(reader: Reader) -> None:
-    started = threading.Thread()
-    reader._start_lock = Racing(lambda: setattr(reader, "_thread", started))  # type: ignore[assignment]  # to race
+    reader._start_lock = Racing(lambda: setattr(reader, "_made", True))  # type: ignore[assignment]  # to race
     reader._start()
-    assert reader._thread is started
+    assert not [thread for thread in threading.enumerate() if thread.name == reader.name]
     reader._start_lock = threading.RLock()
-    reader._thread = None
+    reader._made = False
 
 
 def test_two_threads_make_one_reader_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_two_threads_make_one_reader_for_clients(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_thread_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader("test-reader")
+    reader = Reader("reader-that-starts")
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -80,10 +80,10 @@ def test_a_thread_that_is_not_the_readers_leaves(reader: Reader) -> None:
     done = threading.Event()
     reader.call_soon(done.set)
     assert ran(done)
-    thread = reader._thread
+    thread = reader.thread
     reader._run()
     assert not reader.closed
-    assert reader._thread is thread
+    assert reader.thread is thread
 
 
 @pytest.mark.parametrize("when", ["before it runs", "while it runs"])
@@ -115,4 +115,22 @@ def test_an_interrupted_start_leaves_one_thread(
         thread.join(BOUND)
         assert not thread.is_alive()
     assert inside == [True]
-    assert [thread for thread in reader._claims if thread.is_alive()] == [reader._thread]
+    assert [thread for thread in reader._claims if thread and thread.is_alive()] == [reader.thread]
+
+
+def test_a_reader_that_is_closed_before_its_thread_begins_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a signal handler in the middle of Thread.start()."""
+    start = threading.Thread.start
+    reader = Reader("reader-that-starts")
+
+    def late(self: threading.Thread) -> None:
+        reader.close()
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", late)
+    assert not reader.call_soon(lambda: None)
+    assert reader.thread is None
+    assert lib.syncws_mailbox_descriptor(reader.mailbox) < 0
+    reader.close()
