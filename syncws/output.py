@@ -438,7 +438,7 @@ class OutputChannel:
             # No reader thread must wait, and who reads here cannot wait for itself.
             if in_any_reader_thread():
                 lib.syncws_list(self.c, 1)
-            elif not self.reader.in_thread() and not lib.syncws_is_mine(self.c):
+            elif not lib.syncws_is_mine(self.c):
                 self.read_last_words(deadline)
         if self.closing.sent is None and self.closing.rcvd is None and not self.gone:
             # The queue was closed a moment before the state says so.

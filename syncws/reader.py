@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .frames import ffi, lib, renew_thread_scratch
+from .frames import SLICE, ffi, lib, renew_thread_scratch
 from .readiness import READ, WRITE, new_poller
 
 __all__ = [
@@ -131,11 +131,12 @@ class Reader:
             raise OSError(ffi.errno, "no descriptors for a reader's wake-up pipe")
         self._poller = new_poller()
         self._poller.watch_always(lib.syncws_mailbox_descriptor(self.mailbox))
-        # Guards making threads, against two at once. Who closes does not need it.
-        self._start_lock = threading.RLock()
+        # Guards `_made`, whether there is a thread that has begun or will. An economy, not a
+        # right: who does not get the lock makes one more.
+        self._start_lock = threading.Lock()
         self._made = False
         # Who wants to be the reader thread. The first one is; a second thread is there only if a
-        # Ctrl-C came while the first was started. None: who closed the reader. So either the
+        # signal came while the first was started. None: who closed the reader. So either the
         # thread begins or it is forestalled, and nobody has to wait to know which.
         self._claims: list[threading.Thread | None] = []
         self.closed = False
@@ -234,20 +235,30 @@ class Reader:
         lib.syncws_mailbox_wake(self.mailbox)
         thread = self.thread
         if thread is not None and not self.in_thread():
-            thread.join(1.0)
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                thread.join(1.0)
 
     def _start(self) -> None:
         if self._claims or self.closed:
             return
-        with self._start_lock:
-            if not (self._made or self._claims or self.closed):
-                try:
-                    self._made = True
-                    _ReaderThread(target=self._run, name=self.name, daemon=True).start()
-                except BaseException:
-                    # After a Ctrl-C it may begin all the same.
-                    self._made = False
-                    raise
+        # Not for long: whoever holds it may be interrupted by a signal handler that waits for
+        # this thread, or is this thread.
+        locked = self._start_lock.acquire(timeout=SLICE)
+        try:
+            if not (self._claims or self.closed or (locked and self._made)):
+                self._make_thread()
+        finally:
+            if locked:
+                self._start_lock.release()
+
+    def _make_thread(self) -> None:
+        try:
+            self._made = True
+            _ReaderThread(target=self._run, name=self.name, daemon=True).start()
+        except BaseException:
+            # After a Ctrl-C it may begin all the same.
+            self._made = False
+            raise
 
     # -- the reader thread --------------------------------------------------------
 
@@ -383,7 +394,7 @@ class Reader:
         """
         self.closed = True
         self._claims[:] = [None]
-        self._start_lock = threading.RLock()
+        self._start_lock = threading.Lock()
         lib.syncws_mailbox_after_fork(self.mailbox)
         with contextlib.suppress(OSError):
             self._poller.close()

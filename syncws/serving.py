@@ -190,11 +190,15 @@ class ThreadingServer:
             acceptor = self._acceptor
         # Behind that: a shutdown() that came just now has seen the acceptor, or is seen here.
         if acceptor is None or self._goodbye is not None:
-            if made is not None:
+            # Not if its thread has begun: then that shutdown() has seen it.
+            if made is not None and made.reader.forestall():
                 made.reader.close()
             return False
         # Every time: the first one may have failed, for want of a thread.
-        return acceptor.reader.call_soon(acceptor.start) and self._goodbye is None
+        accepts = acceptor.reader.call_soon(acceptor.start)
+        # Its thread may have served somebody by now, whose handler has shut the server down.
+        began = acceptor.reader.thread is not None
+        return accepts and (began or self._goodbye is None)
 
     def serve_forever(self) -> None:
         """Calls :meth:`start` and waits until :meth:`shutdown` has done its work.
@@ -423,15 +427,15 @@ class ThreadingServer:
         return [session for session in self._sessions.copy() if session.thread is not current]
 
     def _stuck(self) -> list[StuckHandler]:
-        others = self._others()
-        frames = _current_frames() if others else {}
+        others = [session for session in self._others() if session.thread is not None]
+        stacks = _stacks({session.thread for session in others}) if others else {}
         stuck = []
         for session in others:
             thread = session.thread
-            frame = None if thread is None else frames.get(thread.ident or 0)
-            if thread is not None and frame is not None:
-                stack = "".join(traceback.format_stack(frame))
-                stuck.append(StuckHandler(thread.name, session.connection, stack))
+            stack = None if thread is None else stacks.get(thread.ident or 0)
+            if thread is not None and stack is not None:
+                text = "".join(traceback.StackSummary.from_list(stack).format())
+                stuck.append(StuckHandler(thread.name, session.connection, text))
         return stuck
 
     def _shut_down_copy(self) -> list[StuckHandler]:
@@ -440,6 +444,41 @@ class ThreadingServer:
             sock.close()
         self._finished = True
         return []
+
+
+_Stack = list[tuple[str, int, str, str | None]]
+
+# Held by who has changed the switch interval.
+_interval_lock = threading.Lock()
+
+
+def _stacks(threads: set[threading.Thread | None]) -> dict[int, _Stack]:
+    """Where those threads are, by their identifiers, for ``StackSummary.from_list()``.
+
+    No other thread runs meanwhile, as far as that can be had. On Python 3.11 a frame crashes the
+    interpreter if its thread returns from it while the frames behind it are followed.
+    """
+    interval = sys.getswitchinterval()
+    alone = _interval_lock.acquire(blocking=False)
+    try:
+        if alone:
+            sys.setswitchinterval(1.0)
+            time.sleep(0)  # whoever has asked for his turn already has it now
+        frames = _current_frames()
+        wanted = [thread.ident for thread in threads if thread is not None]
+        return {ident: _stack(frames[ident]) for ident in wanted if ident in frames}
+    finally:
+        if alone:
+            sys.setswitchinterval(interval)
+            _interval_lock.release()
+
+
+def _stack(frame: FrameType | None) -> _Stack:
+    stack: _Stack = []
+    while frame is not None:
+        stack.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, None))
+        frame = frame.f_back
+    return stack[::-1]
 
 
 def _current_frames() -> dict[int, FrameType]:

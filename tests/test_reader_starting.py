@@ -38,13 +38,31 @@ class Racing:
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""
 
+    def acquire(self, timeout: float) -> bool:
+        self.other()
+        return True
+
+    def release(self) -> None:
+        """Nothing is held."""
+
 
 def test_two_threads_start_one_thread(reader: Reader) -> None:
     reader._start_lock = Racing(lambda: setattr(reader, "_made", True))  # type: ignore[assignment]  # to race
     reader._start()
     assert not [thread for thread in threading.enumerate() if thread.name == reader.name]
-    reader._start_lock = threading.RLock()
+    reader._start_lock = threading.Lock()
     reader._made = False
+
+
+def test_who_starts_the_thread_holds_nobody_up_for_long(reader: Reader) -> None:
+    """A signal handler may have interrupted it, and wait for what others do."""
+    reader._made = True
+    with reader._start_lock:
+        done = threading.Event()
+        started = time.monotonic()
+        reader.call_soon(done.set)
+        assert ran(done)
+        assert time.monotonic() - started < BOUND / 2
 
 
 def test_two_threads_make_one_reader_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from upgrading import request
 import syncws
 from syncws import serving as serving_module
 from syncws import session as session_module
+from syncws.frames import Close
 from syncws.reader import Reader
 
 
@@ -133,6 +134,59 @@ def test_a_server_whose_start_failed_can_be_shut_down(
     assert server.fileno() == -1
 
 
+def test_a_handler_may_shut_down_before_start_returns(
+    clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has begun and served, so it is no error."""
+    done = threading.Event()
+
+    def handler(ws: syncws.Connection) -> None:
+        ws.send("hello")
+        done.set()
+        server.shutdown(timeout=0)
+
+    server = syncws.serve(handler, "127.0.0.1")
+    call_soon = Reader.call_soon
+
+    def late(self: Reader, function: Callable[..., object], *arguments: object) -> bool:
+        result = call_soon(self, function, *arguments)
+        if function == server._acceptor.start:  # type: ignore[union-attr]
+            assert done.wait(PATIENCE)
+            wait_until(lambda: server._goodbye is not None)
+        return result
+
+    monkeypatch.setattr(Reader, "call_soon", late)
+    with RawClient(server.address) as raw:
+        raw.send(request())
+        server.start()
+        assert raw.receive_head().startswith(b"HTTP/1.1 101")
+    wait_until(lambda: not handler_threads())
+    assert server.shutdown() == []
+
+
+def test_a_start_that_meets_a_shutdown_stops_no_reader_that_serves(
+    clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start() may have come in between, and peers with it: they have their time."""
+    server = syncws.serve(lambda ws: None, "127.0.0.1")
+    acceptor = serving_module.Acceptor
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        made = acceptor(*arguments, **options)
+        made.reader.call_soon(len, ())  # what the other start() did
+        wait_until(lambda: made.reader.thread is not None)
+        server._goodbye = Close(1001, "")
+        return made
+
+    monkeypatch.setattr(serving_module, "Acceptor", interrupted)
+    with pytest.raises(RuntimeError, match="was shut down"):
+        server.start()
+    assert server._acceptor is not None
+    assert not server._acceptor.reader.closed
+    assert server.shutdown() == []
+    assert server._acceptor.reader.closed
+
+
 def test_a_start_that_failed_can_be_repeated(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = threading.Thread.start
 
@@ -240,5 +294,40 @@ def test_nothing_is_collected_while_the_threads_are_listed(
             assert gc.isenabled() is collects
         finally:
             gc.enable()
+        meeting.release.set()
+        wait_until(lambda: not handler_threads())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_nobody_else_runs_while_a_stack_is_followed(
+    start: Start, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """On Python 3.11 a thread that returns meanwhile crashes the interpreter."""
+    current_frames = sys._current_frames
+    interval = sys.getswitchinterval()
+    seen: list[float] = []
+
+    def noted() -> Any:
+        seen.append(sys.getswitchinterval())
+        return current_frames()
+
+    monkeypatch.setattr(sys, "_current_frames", noted)
+    meeting = Meeting()
+    server = start(meeting.hold)
+    with RawClient(server.address) as raw:
+        raw.open()
+        meeting.wait_for(1)
+        if not alone:  # another thread is just doing this, and sets it back
+            serving_module._interval_lock.acquire()
+        try:
+            [stuck] = server.shutdown(timeout=0)
+        finally:
+            if not alone:
+                serving_module._interval_lock.release()
+        assert 0 < stuck.stack.index("in _run\n") < stuck.stack.index("in hold\n")
+        assert "self.release.wait(PATIENCE)" in stuck.stack
+        assert seen == [1.0 if alone else interval]
+        assert sys.getswitchinterval() == interval
+        assert not serving_module._interval_lock.locked()
         meeting.release.set()
         wait_until(lambda: not handler_threads())
