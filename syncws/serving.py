@@ -458,18 +458,21 @@ def _stacks(threads: set[threading.Thread | None]) -> dict[int, _Stack]:
     No other thread runs meanwhile, as far as that can be had. On Python 3.11 a frame crashes the
     interpreter if its thread returns from it while the frames behind it are followed.
     """
-    interval = sys.getswitchinterval()
+    interval = None
     alone = _interval_lock.acquire(blocking=False)
     try:
         if alone:
+            # Behind the lock: before, it may be what another one has set.
+            interval = sys.getswitchinterval()
             sys.setswitchinterval(1.0)
             time.sleep(0)  # whoever has asked for his turn already has it now
         frames = _current_frames()
         wanted = [thread.ident for thread in threads if thread is not None]
         return {ident: _stack(frames[ident]) for ident in wanted if ident in frames}
     finally:
-        if alone:
+        if interval is not None:
             sys.setswitchinterval(interval)
+        if alone:
             _interval_lock.release()
 
 

@@ -298,6 +298,29 @@ def test_nothing_is_collected_while_the_threads_are_listed(
         wait_until(lambda: not handler_threads())
 
 
+def test_the_switch_interval_of_another_shutdown_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who gets the lock just as another one has set the interval back sets it back to that."""
+    interval = sys.getswitchinterval()
+
+    class Racing:
+        def acquire(self, blocking: bool) -> bool:
+            sys.setswitchinterval(interval)  # the other one leaves
+            return True
+
+        def release(self) -> None:
+            """Nothing is held."""
+
+    monkeypatch.setattr(serving_module, "_interval_lock", Racing())
+    sys.setswitchinterval(1.0)  # the other one is in the middle of it
+    try:
+        assert serving_module._stacks({threading.main_thread()})
+        assert sys.getswitchinterval() == interval
+    finally:
+        sys.setswitchinterval(interval)
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_nobody_else_runs_while_a_stack_is_followed(
     start: Start, monkeypatch: pytest.MonkeyPatch, alone: bool
