@@ -10,18 +10,15 @@ The reader thread accepts, reads requests and turns peers away; it never runs us
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import ssl
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from socket import AF_INET, AF_INET6
 from socket import socket as Socket  # ThreadingServer.socket hides the module
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from .accepting import Acceptor
@@ -33,6 +30,7 @@ from .opening import FAREWELL_TIME, SMALL_ANSWER, Opening
 from .reader import Reader
 from .server_handshake import check_request, check_upgrade
 from .session import Service, Session
+from .stacks import stacks_of
 from .workers import Workers
 
 __all__ = ["StuckHandler", "ThreadingServer"]
@@ -427,16 +425,13 @@ class ThreadingServer:
         return [session for session in self._sessions.copy() if session.thread is not current]
 
     def _stuck(self) -> list[StuckHandler]:
-        others = [session for session in self._others() if session.thread is not None]
-        stacks = _stacks({session.thread for session in others}) if others else {}
-        stuck = []
-        for session in others:
-            thread = session.thread
-            stack = None if thread is None else stacks.get(thread.ident or 0)
-            if thread is not None and stack is not None:
-                text = "".join(traceback.StackSummary.from_list(stack).format())
-                stuck.append(StuckHandler(thread.name, session.connection, text))
-        return stuck
+        sessions = {
+            thread: session for session in self._others() if (thread := session.thread) is not None
+        }
+        return [
+            StuckHandler(thread.name, sessions[thread].connection, stack)
+            for thread, stack in stacks_of(sessions).items()
+        ]
 
     def _shut_down_copy(self) -> list[StuckHandler]:
         """In a forked child the server is the parent's: only our descriptors go."""
@@ -444,55 +439,3 @@ class ThreadingServer:
             sock.close()
         self._finished = True
         return []
-
-
-_Stack = list[tuple[str, int, str, str | None]]
-
-# Held by who has changed the switch interval.
-_interval_lock = threading.Lock()
-
-
-def _stacks(threads: set[threading.Thread | None]) -> dict[int, _Stack]:
-    """Where those threads are, by their identifiers, for ``StackSummary.from_list()``.
-
-    No other thread runs meanwhile, as far as that can be had. On Python 3.11 a frame crashes the
-    interpreter if its thread returns from it while the frames behind it are followed.
-    """
-    interval = None
-    alone = _interval_lock.acquire(blocking=False)
-    try:
-        if alone:
-            # Behind the lock: before, it may be what another one has set.
-            interval = sys.getswitchinterval()
-            sys.setswitchinterval(1.0)
-            time.sleep(0)  # whoever has asked for his turn already has it now
-        frames = _current_frames()
-        wanted = [thread.ident for thread in threads if thread is not None]
-        return {ident: _stack(frames[ident]) for ident in wanted if ident in frames}
-    finally:
-        if interval is not None:
-            sys.setswitchinterval(interval)
-        if alone:
-            _interval_lock.release()
-
-
-def _stack(frame: FrameType | None) -> _Stack:
-    stack: _Stack = []
-    while frame is not None:
-        stack.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, None))
-        frame = frame.f_back
-    return stack[::-1]
-
-
-def _current_frames() -> dict[int, FrameType]:
-    """What each thread is doing, by its identifier."""
-    # Python 3.11 holds the lock of its list of threads meanwhile, and may collect garbage. If
-    # a finalizer lets go of the interpreter's lock then, as those of cffi do, a thread that ends
-    # just now takes it and waits for the first one for ever, and so does everybody else.
-    collects = gc.isenabled()
-    try:
-        gc.disable()
-        return sys._current_frames()
-    finally:
-        if collects:
-            gc.enable()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -262,95 +260,4 @@ def test_g20x_a_connection_that_is_made_when_the_others_have_been_aborted(
         server.shutdown(timeout=0)
         release.set()
         wait_until(lambda: meeting.ended == 1)
-        wait_until(lambda: not handler_threads())
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_nothing_is_collected_while_the_threads_are_listed(
-    start: Start, monkeypatch: pytest.MonkeyPatch, collects: bool
-) -> None:
-    """On Python 3.11 a finalizer that lets go of the interpreter's lock there stops everything."""
-    current_frames = sys._current_frames
-    seen: list[bool] = []
-
-    def noted() -> Any:
-        seen.append(gc.isenabled())
-        return current_frames()
-
-    monkeypatch.setattr(sys, "_current_frames", noted)
-    assert start().shutdown() == []
-    assert seen == []  # nobody is left, so nobody is looked for
-    meeting = Meeting()
-    server = start(meeting.hold)
-    with RawClient(server.address) as raw:
-        raw.open()
-        meeting.wait_for(1)
-        if not collects:
-            gc.disable()
-        try:
-            [stuck] = server.shutdown(timeout=0)
-            assert "in hold" in stuck.stack
-            assert seen == [False]
-            assert gc.isenabled() is collects
-        finally:
-            gc.enable()
-        meeting.release.set()
-        wait_until(lambda: not handler_threads())
-
-
-def test_the_switch_interval_of_another_shutdown_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Who gets the lock just as another one has set the interval back sets it back to that."""
-    interval = sys.getswitchinterval()
-
-    class Racing:
-        def acquire(self, blocking: bool) -> bool:
-            sys.setswitchinterval(interval)  # the other one leaves
-            return True
-
-        def release(self) -> None:
-            """Nothing is held."""
-
-    monkeypatch.setattr(serving_module, "_interval_lock", Racing())
-    sys.setswitchinterval(1.0)  # the other one is in the middle of it
-    try:
-        assert serving_module._stacks({threading.main_thread()})
-        assert sys.getswitchinterval() == interval
-    finally:
-        sys.setswitchinterval(interval)
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_nobody_else_runs_while_a_stack_is_followed(
-    start: Start, monkeypatch: pytest.MonkeyPatch, alone: bool
-) -> None:
-    """On Python 3.11 a thread that returns meanwhile crashes the interpreter."""
-    current_frames = sys._current_frames
-    interval = sys.getswitchinterval()
-    seen: list[float] = []
-
-    def noted() -> Any:
-        seen.append(sys.getswitchinterval())
-        return current_frames()
-
-    monkeypatch.setattr(sys, "_current_frames", noted)
-    meeting = Meeting()
-    server = start(meeting.hold)
-    with RawClient(server.address) as raw:
-        raw.open()
-        meeting.wait_for(1)
-        if not alone:  # another thread is just doing this, and sets it back
-            serving_module._interval_lock.acquire()
-        try:
-            [stuck] = server.shutdown(timeout=0)
-        finally:
-            if not alone:
-                serving_module._interval_lock.release()
-        assert 0 < stuck.stack.index("in _run\n") < stuck.stack.index("in hold\n")
-        assert "self.release.wait(PATIENCE)" in stuck.stack
-        assert seen == [1.0 if alone else interval]
-        assert sys.getswitchinterval() == interval
-        assert not serving_module._interval_lock.locked()
-        meeting.release.set()
         wait_until(lambda: not handler_threads())
