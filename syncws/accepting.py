@@ -119,19 +119,20 @@ def unix_remover(path: str | bytes | os.PathLike[str]) -> Callable[[], None]:
     if _is_abstract(path):
         return lambda: None
     found = os.stat(path)
-    ours = [(found.st_dev, found.st_ino)]
+    ours: tuple[int, int] | None = (found.st_dev, found.st_ino)
 
     def remove() -> None:
-        if not ours:
+        nonlocal ours
+        if ours is None:
             return
         try:
             found = os.stat(path)
-            if (found.st_dev, found.st_ino) in ours:
+            if (found.st_dev, found.st_ino) == ours:
                 os.unlink(path)
         except OSError as error:
             if error.errno is None:  # a signal handler's own
                 raise
-        ours.clear()
+        ours = None
 
     return remove
 
@@ -159,7 +160,7 @@ def _one_at_a_time(path: str | bytes) -> Iterator[None]:
                     raise
         deadline = time.monotonic() + _TURN_TIME
         while descriptor >= 0 and not _try_lock(descriptor) and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.01)  # flock() itself knows no time limit
         yield
     finally:
         if descriptor >= 0:

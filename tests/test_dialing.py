@@ -64,7 +64,7 @@ def open_descriptors() -> int:
 def interrupt(condition: Callable[[], object]) -> float:
     """Ctrl-C for who waits a moment after ``condition`` is true; when it came."""
     assert eventually(condition)
-    time.sleep(0.1)
+    time.sleep(0.1)  # for it to wait: from outside nobody sees whether it does
     now = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)
     return now

@@ -117,7 +117,7 @@ def test_an_interrupted_start_leaves_one_thread(
         else:
             start(self)
             while not reader._claims:
-                time.sleep(0.001)
+                time.sleep(0.001)  # start() returns before the thread has claimed anything
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

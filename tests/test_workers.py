@@ -183,6 +183,20 @@ def test_close_lets_a_busy_thread_finish_its_job(workers: Workers) -> None:
     assert done.wait(PATIENCE)
 
 
+def interpose(workers: Workers, index: int, inbox: Any) -> None:
+    """Puts something that acts like an inbox in the place of an idle thread's own."""
+    workers._idle[index] = inbox
+
+
+def make_idle(workers: Workers, count: int) -> None:
+    """Lets it have so many idle threads."""
+    together = threading.Barrier(count + 1)
+    for _ in range(count):
+        workers.submit(together.wait, PATIENCE)
+    together.wait(PATIENCE)
+    wait_for_idle(workers, count)
+
+
 class Interrupted:
     """In place of an inbox: a Ctrl-C that comes when something is put into it."""
 
@@ -199,12 +213,8 @@ class Interrupted:
 
 def test_an_interrupted_close_can_be_repeated(workers: Workers) -> None:
     """No thread is forgotten, wherever in the row of idle ones the Ctrl-C comes."""
-    together = threading.Barrier(5)
-    for _ in range(4):
-        workers.submit(together.wait, PATIENCE)
-    together.wait(PATIENCE)
-    wait_for_idle(workers, 4)
-    workers._idle[1] = Interrupted(workers._idle[1])  # type: ignore[call-overload]
+    make_idle(workers, 4)
+    interpose(workers, 1, Interrupted(workers._idle[1]))
     with pytest.raises(KeyboardInterrupt):
         workers.close()
     assert len(workers._idle) == 4
@@ -216,7 +226,7 @@ def test_an_interrupted_close_can_be_repeated(workers: Workers) -> None:
 def test_an_idle_thread_that_is_just_being_told_to_end_gets_no_job(workers: Workers) -> None:
     run(workers, lambda: None)
     wait_for_idle(workers)
-    workers._idle[0] = Interrupted(workers._idle[0])  # type: ignore[call-overload]
+    interpose(workers, 0, Interrupted(workers._idle[0]))
     with pytest.raises(KeyboardInterrupt):
         workers.close()
     run(workers, lambda: None)
@@ -224,11 +234,7 @@ def test_an_idle_thread_that_is_just_being_told_to_end_gets_no_job(workers: Work
 
 
 def test_a_signal_handler_may_close_in_the_middle_of_closing(workers: Workers) -> None:
-    together = threading.Barrier(4)
-    for _ in range(3):
-        workers.submit(together.wait, PATIENCE)
-    together.wait(PATIENCE)
-    wait_for_idle(workers, 3)
+    make_idle(workers, 3)
 
     class Closing(Interrupted):
         def put(self, job: object) -> None:
@@ -237,7 +243,7 @@ def test_a_signal_handler_may_close_in_the_middle_of_closing(workers: Workers) -
                 workers.close()
             self.inbox.put(job)
 
-    workers._idle[1] = Closing(workers._idle[1])  # type: ignore[call-overload]
+    interpose(workers, 1, Closing(workers._idle[1]))
     workers.close()
     workers.join(PATIENCE)
     assert threads_of("test-worker") == []
@@ -261,7 +267,7 @@ def test_a_thread_whose_job_was_interrupted_on_the_way_ends_when_it_is_idle_too_
     run(workers, lambda: None)
     wait_for_idle(workers)
     with workers._lock:
-        workers._idle[0] = Interrupted(None)  # type: ignore[call-overload]
+        interpose(workers, 0, Interrupted(None))
         with pytest.raises(KeyboardInterrupt):
             workers.submit(lambda: None)
     wait_until(lambda: threads_of("test-worker") == [])
