@@ -6,6 +6,7 @@ shown of them. What does not: what any single header means, and parsing (``http1
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -23,6 +24,7 @@ is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 Obs-text is ISO-8859-1 here, as in most of the Python world.
 """
 
+_lines_of = re.compile(r"([^:]+): (.*)\r\n").findall
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 _URI_VALUED = frozenset({"location", "referer"})
 _USERINFO = re.compile(r"//[^/?#]*@")
@@ -99,7 +101,7 @@ class Headers(MutableMapping[str, str]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Headers):
             return NotImplemented
-        return self._grouped() == other._grouped()
+        return _values(self._text) == _values(other._text)
 
     def update(self, headers: HeadersLike = (), /, **others: str) -> None:
         """Appends headers; none of them if one is not valid.
@@ -130,21 +132,7 @@ class Headers(MutableMapping[str, str]):
         Args:
             name: In any case.
         """
-        if ":" in name:  # would be found across the end of a name
-            return []
-        # One search in the whole text: no line is taken apart that is not asked for. Lower
-        # case has as many characters, for ISO-8859-1 has no exception to it.
-        text = f"\r\n{self._text}"
-        lowered = text.lower()
-        wanted = f"\r\n{name.lower()}: "
-        values = []
-        found = lowered.find(wanted)
-        while found >= 0:
-            start = found + len(wanted)
-            found = text.index("\r\n", start)
-            values.append(text[start:found])
-            found = lowered.find(wanted, found)
-        return values
+        return list(_values(self._text).get(name.lower(), ()))
 
     def raw_items(self) -> Iterator[tuple[str, str]]:
         """Yields ``(name, value)`` for each header, as they were written."""
@@ -161,11 +149,16 @@ class Headers(MutableMapping[str, str]):
         del lines[-1]
         return lines
 
-    def _grouped(self) -> dict[str, list[str]]:
-        grouped: dict[str, list[str]] = {}
-        for name, value in self.raw_items():
-            grouped.setdefault(name.lower(), []).append(value)
-        return grouped
+
+# A handshake looks up one instance several times, and then mostly nobody ever again: the
+# texts that were looked into last are remembered, and no instance keeps more than its own.
+@functools.lru_cache(maxsize=8)
+def _values(text: str) -> dict[str, list[str]]:
+    """The values by name in lower case, of ``name: value`` lines; not to be changed."""
+    values: dict[str, list[str]] = {}
+    for name, value in _lines_of(text):
+        values.setdefault(name.lower(), []).append(value)
+    return values
 
 
 @runtime_checkable
