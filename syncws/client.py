@@ -49,6 +49,7 @@ __all__ = ["connect", "unix_connect"]
 _DEFAULTS = Options()
 _OPEN_TIMEOUT = 10.0
 _MAX_REDIRECTS = 10
+_logger = logging.getLogger("syncws.client")
 
 
 def connect(
@@ -222,7 +223,7 @@ def connect(
         subprotocol=opened.handshake.subprotocol,
         extensions=opened.handshake.extensions,
         early_data=opened.early_data,
-        logger=logging.getLogger("syncws.client") if logger is None else logger,
+        logger=_logger if logger is None else logger,
     )
 
 

@@ -90,9 +90,8 @@ class ClientHandshake:
         key = base64.b64encode(os.urandom(16)).decode("ascii")
         self._accept = accept_value(key)
         self.subprotocol: str | None = None
-        headers = Headers.from_field_lines("")
-        headers["Host"] = hosts[0] if hosts else uri.host_header
-        headers.add_field_lines(
+        headers = Headers.from_field_lines(
+            f"Host: {hosts[0] if hosts else uri.host_header}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
         )

@@ -29,6 +29,8 @@ ATTEMPT_DELAY = 0.25
 # tens of seconds after its caller gave up. So many may hang at once; more lookups queue.
 RESOLVER_THREADS = 16
 _UNIX_RETRY = 0.01
+# What connect() says when it has succeeded or will say later how it ends.
+_UNDER_WAY = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR)
 
 
 class Address(NamedTuple):
@@ -145,9 +147,9 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
     waiting = _take_turns(addresses) if len(addresses) > 1 else list(addresses)
     attempts: dict[int, socket.socket] = {}  # by descriptor
     errors: list[OSError] = []
-    winner: socket.socket | None = None
     next_attempt = 0.0
-    poll = select.poll()  # which costs no descriptor, and has no limit of 1,024
+    poll: select.poll | None = None  # which costs no descriptor, and has no limit of 1,024
+    winner: socket.socket | None = None
     try:
         while winner is None:
             now = time.monotonic()
@@ -156,12 +158,17 @@ def connect_tcp(addresses: list[Address], deadline: float | None) -> socket.sock
                     sock = _begin(waiting.pop(0))
                 except OSError as error:
                     errors.append(error)
-                else:
-                    attempts[sock.fileno()] = sock
-                    poll.register(sock, select.POLLOUT)
-                    next_attempt = now + ATTEMPT_DELAY
+                    continue
+                attempts[sock.fileno()] = sock
+                if _is_connected(sock):  # to this machine it takes no time
+                    winner = sock
+                    break
+                if poll is None:
+                    poll = select.poll()
+                poll.register(sock, select.POLLOUT)
+                next_attempt = now + ATTEMPT_DELAY
                 continue
-            if not attempts:
+            if poll is None or not attempts:
                 raise _summary(errors)
             if deadline is not None and now >= deadline:
                 raise TimeoutError
@@ -205,20 +212,28 @@ def _begin(address: Address) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # For programs that turn our keepalive off: the kernel finds dead peers, if slowly.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        try:
-            sock.connect(address.sockaddr)
-        except (BlockingIOError, InterruptedError):
-            pass  # under way
+        _check(sock.connect_ex(address.sockaddr), _UNDER_WAY)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _complete(sock: socket.socket) -> None:
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
+def _check(code: int, fine: tuple[int, ...] = (0,)) -> None:
+    if code not in fine:
         raise OSError(code, os.strerror(code))
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Whether nothing is left for :func:`_complete` to look into."""
+    try:
+        return bool(sock.getpeername() != sock.getsockname())
+    except OSError:  # not yet, or never
+        return False
+
+
+def _complete(sock: socket.socket) -> None:
+    _check(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
     if sock.getsockname() == sock.getpeername():
         # A local port nobody listens on can be chosen as our own: TCP's simultaneous
         # open then connects the socket to itself.

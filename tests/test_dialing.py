@@ -300,6 +300,7 @@ def test_a_socket_connected_to_itself_is_refused() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
+        assert not dialing._is_connected(sock)
         with pytest.raises(ConnectionRefusedError):
             dialing._complete(sock)
 
