@@ -31,6 +31,7 @@ from .messages import control_payload, converted, fragment_frames, payload_of
 from .options import Options, check_flag, check_timeout
 from .reader import Reader
 from .results import PingWaiter
+from .streaming import Pieces
 from .transport import Buffer, Transport
 from .view import ConnectionView
 
@@ -215,12 +216,11 @@ class Connection(ConnectionView):
             pass
         return messages
 
-    def recv_streaming(
-        self, decode: bool | None = None, timeout: float | None = None
-    ) -> Iterator[str | bytes]:
+    def recv_streaming(self, decode: bool | None = None, timeout: float | None = None) -> Pieces:
         """Receives one message in pieces, as they arrive.
 
-        An iterator left before its end drops the rest of the message.
+        An iterator left before its end, or closed by its ``close()``, drops the rest of the
+        message. It is for one thread.
 
         Args:
             decode: As for :meth:`recv`.
@@ -229,16 +229,13 @@ class Connection(ConnectionView):
         Raises:
             TypeError, ValueError: An argument makes no sense; at once, unlike the others, which
                 the iterator raises.
-            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`recv`.
+            TimeoutError: No piece arrived in time; the iterator goes on with the next call.
+            ConnectionClosed, ConcurrencyError: As :meth:`recv`.
         """
         if decode is not None:
             check_flag("decode", decode)
         check_timeout(timeout)
-        return self._pieces(decode, timeout)
-
-    def _pieces(self, decode: bool | None, timeout: float | None) -> Iterator[str | bytes]:
-        # A generator of the connection, which must live as long as it.
-        yield from self._channel.pieces(decode, timeout)
+        return Pieces(self, self._channel, decode, timeout)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterates over messages; ends when the connection is closed normally.

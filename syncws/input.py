@@ -37,7 +37,7 @@ OWNED = frozenset(
 # The same, and those after which C keeps the caller owner if others must be told.
 _MAYBE_OWNED = OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
 # After these nobody has looked at the socket yet.
-_NOT_TRIED = frozenset({lib.SYNCWS_QUEUED, lib.SYNCWS_SCRATCH_BUSY})
+_NOT_TRIED = frozenset({lib.SYNCWS_QUEUED, lib.SYNCWS_SCRATCH_BUSY, lib.SYNCWS_EXTERNAL})
 # The scratch holds one message, and the caller is not the owner any more.
 _SINGLE = frozenset({lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY})
 
@@ -103,10 +103,10 @@ class InputChannel(DeliveryChannel):
                 self.raise_ended(code)
                 if code == lib.SYNCWS_BUSY:
                     self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
-                if code not in _NOT_TRIED and remaining(deadline) == 0.0:
-                    raise TimeoutError("timed out: no message arrived in time")
             if self.streaming is not None:
                 self.check_streaming()
+            if code not in _NOT_TRIED and remaining(deadline) == 0.0:
+                raise TimeoutError("timed out: no message arrived in time")
             if code == lib.SYNCWS_OWN:
                 raise ConcurrencyError("this thread is in the middle of receiving already")
             milliseconds = wait_milliseconds(deadline)

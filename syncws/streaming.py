@@ -7,7 +7,8 @@ does not: how its pieces come in (:mod:`.input`).
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Self
 
 from .delivery import Stream
 from .exceptions import ConcurrencyError
@@ -18,7 +19,67 @@ from .options import check_timeout
 from .transport import remaining
 from .waiters import wait_milliseconds
 
-__all__ = ["StreamingChannel"]
+__all__ = ["Pieces", "StreamingChannel"]
+
+
+class _TimedOut(TimeoutError):
+    """Raised where nothing has been taken: a signal handler's TimeoutError can come anywhere."""
+
+
+class Pieces:
+    """The iterator of ``recv_streaming()``: one message, piece by piece. For one thread.
+
+    A :exc:`TimeoutError` of it loses nothing, and the next call goes on.
+
+    Args:
+        connection: Lives as long as this.
+        channel: Its channel.
+        decode: See ``recv_streaming()``.
+        timeout: Seconds for each piece, or ``None``.
+    """
+
+    __slots__ = ("_channel", "_connection", "_pieces")
+
+    def __init__(
+        self,
+        connection: object,
+        channel: StreamingChannel,
+        decode: bool | None,
+        timeout: float | None,
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._pieces = channel.pieces(decode, timeout)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str | bytes:
+        # Not next(), a call: a Ctrl-C at its end would lose the piece.
+        for piece in self._pieces:
+            if piece is None:
+                raise StopIteration
+            if not isinstance(piece, TimeoutError):
+                return piece
+            break
+        else:
+            raise self._failure()
+        try:
+            raise piece
+        finally:
+            # The traceback keeps this frame, which must not keep a message half received.
+            del piece, self
+
+    def _failure(self) -> Exception:
+        """After an exception: the end of that must not look like the message's."""
+        channel = self._channel
+        if channel.end is not None or channel.gone:
+            return channel.exception()
+        return RuntimeError("recv_streaming() failed in the middle of its message, or was closed")
+
+    def close(self) -> None:
+        """Drops the rest of the message."""
+        self._pieces.close()
 
 
 class StreamingChannel(InputChannel):
@@ -26,21 +87,46 @@ class StreamingChannel(InputChannel):
 
     __slots__ = ()
 
-    def pieces(self, decode: bool | None, timeout: float | None) -> Iterator[str | bytes]:
-        """The next message in pieces, as :meth:`Connection.recv_streaming` gives them.
+    def pieces(
+        self, decode: bool | None, timeout: float | None
+    ) -> Generator[str | bytes | TimeoutError | None, None, None]:
+        """The next message in pieces, then ``None`` for ever, for :class:`Pieces`.
+
+        A timeout is given and not raised, for no generator survives that.
 
         Raises:
-            TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
+            ConnectionClosed, ConcurrencyError: As :meth:`receive`.
         """
-        whole = self.begin_stream(check_timeout(timeout))
+        while True:
+            try:
+                whole = self.begin_stream(check_timeout(timeout))
+                break
+            except _TimedOut as error:
+                late = TimeoutError(str(error))
+            yield late
         if whole is not None:
             yield converted(whole, decode)
-            return
+        else:
+            yield from self._stream(decode, timeout)
+        while True:
+            yield None
+
+    def _stream(
+        self, decode: bool | None, timeout: float | None
+    ) -> Iterator[str | bytes | TimeoutError]:
         complete = False
         decoder = None
         try:
             while not complete:
-                piece = self.next_piece(check_timeout(timeout))
+                try:
+                    piece = self.next_piece(check_timeout(timeout))
+                except _TimedOut as error:
+                    late: TimeoutError | None = TimeoutError(str(error))
+                else:
+                    late = None
+                if late is not None:
+                    yield late
+                    continue
                 complete = piece.last
                 if decoder is None and (piece.opcode == Opcode.TEXT if decode is None else decode):
                     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -110,7 +196,7 @@ class StreamingChannel(InputChannel):
             elif code != lib.SYNCWS_QUEUED:
                 self.raise_ended(code)
             if remaining(deadline) == 0.0:
-                raise TimeoutError("timed out: no message arrived in time")
+                raise _TimedOut("timed out: no message arrived in time")
 
     def next_piece(self, deadline: float | None) -> Record:
         """The next piece of the message.
@@ -130,7 +216,7 @@ class StreamingChannel(InputChannel):
             elif code in (lib.SYNCWS_PARKED, lib.SYNCWS_GONE):
                 self.raise_ended(code)
             if not pieces and remaining(deadline) == 0.0:
-                raise TimeoutError("timed out: the rest of the message did not arrive in time")
+                raise _TimedOut("timed out: the rest of the message did not arrive in time")
         stream.taken = True
         return pieces.popleft()
 
