@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from .hooks import ProcessRequest
 from .http11 import Request, Response
+from .options import check_function
 from .server_connection import PendingConnection
 
 __all__ = ["Credentials", "basic_auth"]
@@ -56,8 +57,8 @@ def basic_auth(
     challenge = f'Basic realm="{_quoted(realm)}", charset="UTF-8"'
     if check_credentials is None:
         check_credentials = _Passwords(credentials or ())
-    elif not callable(check_credentials):
-        raise TypeError("check_credentials must be callable")
+    else:
+        check_function("check_credentials", check_credentials)
     check = check_credentials
 
     def process_request(connection: PendingConnection, request: Request) -> Response | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from .channel import Channel
 from .exceptions import ConnectionClosedOK
@@ -27,7 +27,7 @@ from .frames import (
     thread_scratch,
 )
 from .http11 import Request, Response
-from .messages import control_payload, converted, fragment_frames, payload_of
+from .messages import as_message, control_payload, converted, fragment_frames, payload_of
 from .options import Options, check_flag, check_timeout
 from .reader import Reader
 from .results import PingWaiter
@@ -124,6 +124,9 @@ class Connection(ConnectionView):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.name.lower()} {self.remote_address!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: it is the only one")
 
     def __enter__(self) -> Self:
         return self
@@ -288,11 +291,12 @@ class Connection(ConnectionView):
         elif type(message) is bytes:
             data = message
             first_byte = _FIN_BINARY
-        elif isinstance(message, str | bytes | bytearray | memoryview):
-            data, opcode = payload_of(message)
-            first_byte = 0x80 | opcode
         else:
-            return self._send_fragments(message, text, check_timeout(timeout), compress)
+            whole = as_message(message)
+            if whole is None:
+                return self._send_fragments(message, text, check_timeout(timeout), compress)
+            data, opcode = payload_of(whole)
+            first_byte = 0x80 | opcode
         if text is not None:
             check_flag("text", text)
             first_byte = _FIN_TEXT if text else _FIN_BINARY
@@ -307,7 +311,7 @@ class Connection(ConnectionView):
 
     def _send_fragments(
         self,
-        fragments: Iterable[str | Buffer],
+        fragments: Any,
         text: bool | None,
         deadline: float | None,
         compress: bool | None,

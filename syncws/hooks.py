@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from .headers import Headers
 from .http11 import Request, Response
+from .options import check_function
 from .server_connection import PendingConnection
 from .server_handshake import check_upgrade, upgrade_required
 
@@ -45,7 +46,7 @@ class Hooks:
         process_response: See :func:`syncws.serve`.
 
     Raises:
-        TypeError: One of them cannot be called; the text names it.
+        TypeError: One of them cannot be called, or is ``async``; the text names it.
     """
 
     process_request: ProcessRequest | None = None
@@ -54,8 +55,8 @@ class Hooks:
     def __post_init__(self) -> None:
         for name in ("process_request", "process_response"):
             hook = getattr(self, name)
-            if hook is not None and not callable(hook):
-                raise TypeError(f"{name} must be callable, and {type(hook).__name__} is not")
+            if hook is not None:
+                check_function(name, hook)
 
     def before(self, connection: PendingConnection) -> Response | None:
         """What to answer instead of going on with the upgrade; ``None``: go on.

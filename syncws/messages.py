@@ -12,7 +12,14 @@ from typing import Any
 from .frames import Opcode
 from .transport import Buffer
 
-__all__ = ["control_payload", "converted", "fragment_frames", "payload_of", "split_frame"]
+__all__ = [
+    "as_message",
+    "control_payload",
+    "converted",
+    "fragment_frames",
+    "payload_of",
+    "split_frame",
+]
 
 
 def converted(message: Any, decode: bool | None) -> Any:
@@ -23,6 +30,16 @@ def converted(message: Any, decode: bool | None) -> Any:
     return message
 
 
+def as_message(data: object) -> str | Buffer | None:
+    """``data`` if it can be a message; arrays, maps of memory and the like as a memoryview."""
+    if isinstance(data, str | bytes | bytearray | memoryview):
+        return data
+    try:
+        return memoryview(data)  # type: ignore[arg-type]  # whoever has a buffer
+    except TypeError:
+        return None
+
+
 def payload_of(message: str | Buffer) -> tuple[bytes, int]:
     if isinstance(message, str):
         return message.encode(), Opcode.TEXT
@@ -30,9 +47,10 @@ def payload_of(message: str | Buffer) -> tuple[bytes, int]:
 
 
 def control_payload(data: str | Buffer) -> bytes:
-    if not isinstance(data, str | bytes | bytearray | memoryview):
+    message = as_message(data)
+    if message is None:
         raise TypeError(f"data must be str or bytes-like, not {type(data).__name__}")
-    payload = payload_of(data)[0]
+    payload = payload_of(message)[0]
     if len(payload) > 125:
         raise ValueError(
             f"data must not exceed 125 bytes (RFC 6455 section 5.5), not {len(payload)}"
@@ -45,11 +63,11 @@ def fragment_frames(
 ) -> Iterator[tuple[int, bytes]]:
     """The frames of a message: each leaves as soon as it is there, then an empty last one."""
     kind: type | None = None
-    for fragment in fragments:
-        if not isinstance(fragment, str | bytes | bytearray | memoryview):
+    for item in fragments:
+        fragment = as_message(item)
+        if fragment is None:
             raise TypeError(
-                "message must be an iterable of str or bytes-like, "
-                f"not of {type(fragment).__name__}"
+                f"message must be an iterable of str or bytes-like, not of {type(item).__name__}"
             )
         this_kind = str if isinstance(fragment, str) else bytes
         data, opcode = payload_of(fragment)

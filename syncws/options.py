@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 __all__ = [
     "Options",
     "check_flag",
+    "check_function",
     "check_integer",
     "check_logger",
     "check_path",
@@ -75,6 +77,19 @@ def check_flag(name: str, value: bool) -> None:
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True, False or None, not {type(value).__name__}")
+
+
+def check_function(name: str, function: object) -> None:
+    """Something that is called, and not awaited.
+
+    Raises:
+        TypeError: It cannot be called, or it would return a coroutine, which never runs.
+    """
+    if not callable(function):
+        raise TypeError(f"{name} must be callable, and {type(function).__name__} is not")
+    for code in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+            raise TypeError(f"{name} must be a plain function, not an async one: nobody awaits it")
 
 
 def check_integer(name: str, value: int, least: int, most: int | None = None) -> None:

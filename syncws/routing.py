@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .hooks import Hooks, ProcessRequest
 from .http11 import Request, Response
+from .options import check_function
 from .server import serve, unix_serve
 from .server_connection import PendingConnection, ServerConnection
 from .serving import ThreadingServer
@@ -69,7 +70,7 @@ def route(
     Raises:
         ImportError: Werkzeug is missing.
         OSError: The address cannot be listened on.
-        TypeError: An argument has the wrong type, or an endpoint cannot be called.
+        TypeError: An argument has the wrong type, or an endpoint cannot be called or is ``async``.
         ValueError: An argument has a value that makes no sense.
     """
     hook = _Router(url_map, server_name, process_request)
@@ -115,8 +116,8 @@ class _Router:
         if server_name is not None and not isinstance(server_name, str):
             raise TypeError(f"server_name must be a str or None, not {type(server_name).__name__}")
         for rule in url_map.iter_rules():
-            if rule.redirect_to is None and not rule.build_only and not callable(rule.endpoint):
-                raise TypeError(f"the endpoint of {rule.rule!r} must be callable")
+            if rule.redirect_to is None and not rule.build_only:
+                check_function(f"the endpoint of {rule.rule!r}", rule.endpoint)
             if rule.methods is None:
                 rule.websocket = True
         Hooks(process_request)  # checks it

@@ -22,9 +22,12 @@ from .extensions import ServerExtensionFactory
 from .forwarded import ProxyAddress, TrustedProxies
 from .frames import Opcode
 from .hooks import Hooks, ProcessRequest, ProcessResponse
+from .messages import as_message, payload_of
 from .negotiation import Origins, SelectSubprotocol
 from .options import (
     Options,
+    check_flag,
+    check_function,
     check_integer,
     check_logger,
     check_path,
@@ -136,8 +139,7 @@ def serve(
         TypeError: An argument has the wrong type.
         ValueError: An argument has a value that makes no sense.
     """
-    if not callable(handler):
-        raise TypeError(f"handler must be callable, and {type(handler).__name__} is not")
+    check_function("handler", handler)
     _check_context(ssl)
     check_seconds("open_timeout", open_timeout)
     check_size("max_connections", max_connections, 1)
@@ -151,8 +153,9 @@ def serve(
         if sock.family != socket.AF_UNIX and sock.getsockname()[1] == 0:
             # listen() would take a free port of every interface.
             raise ValueError("sock must be bound")
-    if not isinstance(proxy_protocol, bool):
-        raise TypeError(f"proxy_protocol must be a bool, not {type(proxy_protocol).__name__}")
+    for name, choice in (("proxy_protocol", proxy_protocol), ("reuse_port", reuse_port)):
+        if not isinstance(choice, bool):
+            raise TypeError(f"{name} must be a bool, not {type(choice).__name__}")
     if proxy_protocol and trusted_proxies is None:
         raise ValueError("proxy_protocol needs trusted_proxies: anybody may write such a header")
     check_server_options(
@@ -273,16 +276,17 @@ def broadcast(
             iterable of connections; nothing was sent.
         UnicodeDecodeError: ``text=True`` and the bytes are not UTF-8; nothing was sent.
     """
-    if isinstance(message, str):
-        payload = message.encode()
-        opcode = Opcode.BINARY if text is False else Opcode.TEXT
-    elif isinstance(message, (bytes, bytearray, memoryview)):
-        payload = bytes(message)  # once; others may change theirs while we are at it
-        opcode = Opcode.TEXT if text else Opcode.BINARY
-        if text:
-            payload.decode()
-    else:
+    whole = as_message(message)
+    if whole is None:
         raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
+    payload, opcode = payload_of(whole)  # once; others may change theirs while we are at it
+    if text is not None:
+        check_flag("text", text)
+        opcode = Opcode.TEXT if text else Opcode.BINARY
+    if opcode == Opcode.TEXT and not isinstance(whole, str):
+        payload.decode()
+    if compress is not None:
+        check_flag("compress", compress)
     skipped = []
     for connection in check_connections(connections):
         try:

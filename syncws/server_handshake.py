@@ -30,6 +30,7 @@ from .negotiation import (
     preferred_subprotocol,
     selected_subprotocol,
 )
+from .options import check_function
 from .uri import parse_authority
 from .version import version
 
@@ -192,8 +193,8 @@ def check_server_options(
     """
     check_origins(origins)
     check_subprotocols(subprotocols)
-    if select_subprotocol is not None and not callable(select_subprotocol):
-        raise TypeError("select_subprotocol must be callable")
+    if select_subprotocol is not None:
+        check_function("select_subprotocol", select_subprotocol)
     if server_header is not None:
         Headers([("Server", server_header)])
 

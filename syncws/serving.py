@@ -27,6 +27,7 @@ from .frames import SLICE, Close, CloseCode
 from .handshake import error_response
 from .http11 import Response
 from .opening import FAREWELL_TIME, SMALL_ANSWER, Opening
+from .options import check_timeout
 from .reader import Reader
 from .server_handshake import check_request, check_upgrade
 from .session import Service, Session
@@ -347,14 +348,14 @@ class ThreadingServer:
 
         Raises:
             ValueError: The code or the reason may not be sent, or ``timeout`` is negative.
+            TypeError: One of them has the wrong type.
         """
         goodbye = Close.check(code, reason)
+        check_timeout(timeout)
         if timeout is None:
             timeout = self._service.options.close_timeout
         if timeout is None:
             timeout = 10.0
-        if timeout < 0:
-            raise ValueError("timeout must not be negative")
         if self._process != os.getpid():
             return self._shut_down_copy()
         self._goodbye = self._goodbye or goodbye

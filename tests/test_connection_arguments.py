@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import array
+import copy
 import math
+import mmap
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pairing import PATIENCE, Pair, frame
 
-from syncws.frames import FrameDecoder, Opcode, Side
+from syncws.frames import FrameDecoder, Opcode, Side, lib
 
 
 @pytest.fixture
@@ -55,6 +59,29 @@ def test_a_timeout_that_no_clock_reaches_waits(pair: Pair, timeout: float) -> No
     assert pair.connection.recv(timeout) == "x"
     assert "".join(map(str, pair.connection.recv_streaming(timeout=timeout))) == "yz"
     pair.connection.send("x", timeout=timeout)
+
+
+def test_whatever_has_a_buffer_is_a_message(pair: Pair) -> None:
+    with mmap.mmap(-1, 5000) as memory:
+        memory.write(b"x" * 5000)
+        pair.connection.send(memory)
+    pair.connection.send(array.array("B", b"text"), text=True)
+    pair.connection.send([array.array("B", b"in "), bytearray(b"parts")])
+    decoder = FrameDecoder(Side.SERVER)
+    found: list[tuple[int, Any]] = []
+    while len(found) < 3:
+        for record in decoder.feed(pair.peer.recv(65536)):
+            many = record.data if record.kind == lib.SYNCWS_RUN else [record.data]
+            found += [(record.opcode, data) for data in many]
+    expected = [(Opcode.BINARY, b"x" * 5000), (Opcode.TEXT, "text"), (Opcode.BINARY, b"in parts")]
+    assert found == expected
+
+
+def test_a_connection_has_no_copy(pair: Pair) -> None:
+    for take in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a Connection cannot be copied or pickled"):
+            take(pair.connection)
+    pair.connection.send("x")
 
 
 def test_what_is_sent_without_waiting_is_checked(pair: Pair) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from syncws.frames import Opcode
 from syncws.messages import (
+    as_message,
     control_payload,
     converted,
     fragment_frames,
@@ -25,10 +28,22 @@ from syncws.messages import (
         (b"x", b"x", Opcode.BINARY),
         (bytearray(b"x"), b"x", Opcode.BINARY),
         (memoryview(b"xyz")[::2], b"xz", Opcode.BINARY),
+        (array.array("H", [0x7878]), b"xx", Opcode.BINARY),
+        ((ctypes.c_char * 2)(b"x", b"y"), b"xy", Opcode.BINARY),
     ],
 )
 def test_payloads(message: Any, payload: bytes, opcode: int) -> None:
-    assert payload_of(message) == (payload, opcode)
+    whole = as_message(message)
+    assert whole is not None
+    assert payload_of(whole) == (payload, opcode)
+    if opcode == Opcode.BINARY:
+        assert control_payload(message) == payload
+        assert next(iter(fragment_frames(iter([message]), None))) == (opcode, payload)
+
+
+@pytest.mark.parametrize("other", [None, 1, ["x"], iter(b"x"), {}])
+def test_what_is_no_message(other: object) -> None:
+    assert as_message(other) is None
 
 
 def test_lone_surrogates_cannot_be_sent() -> None:

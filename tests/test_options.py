@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import pathlib
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from syncws.options import (
     Options,
     check_flag,
+    check_function,
     check_logger,
     check_path,
     check_seconds,
@@ -84,6 +87,24 @@ def test_fractions_of_a_second_are_welcome(name: str) -> None:
 
 def test_check_seconds_accepts_none() -> None:
     check_seconds("anything", None)
+
+
+def test_check_function() -> None:
+    async def coroutine() -> None: ...
+
+    async def generator() -> AsyncIterator[int]:
+        yield 1
+
+    class Called:
+        async def __call__(self) -> None: ...
+
+    check_function("handler", len)
+    check_function("handler", Options)
+    with pytest.raises(TypeError, match="handler must be callable, and int is not"):
+        check_function("handler", 1)
+    for function in (coroutine, generator, Called(), functools.partial(coroutine)):
+        with pytest.raises(TypeError, match="handler must be a plain function, not an async one"):
+            check_function("handler", function)
 
 
 def test_check_timeout_gives_a_monotonic_deadline() -> None:

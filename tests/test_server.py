@@ -172,6 +172,10 @@ def test_secure_servers_want_secure_origins(
             syncws.connect(server.url, ssl=client_context, origin=f"http://{host}")
 
 
+async def coroutine(ws: syncws.Connection) -> None:
+    """What nobody would await."""
+
+
 BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"handler": None}, TypeError, "handler must be callable"),
     ({"ssl": True}, TypeError, r"ssl must be an ssl\.SSLContext"),
@@ -180,7 +184,10 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_connections": 0}, ValueError, "max_connections must be at least 1"),
     ({"origins": "https://a.example"}, TypeError, "origins"),
     ({"subprotocols": ["a b"]}, ValueError, "subprotocol"),
+    ({"handler": coroutine}, TypeError, "handler must be a plain function"),
+    ({"process_request": coroutine}, TypeError, "process_request must be a plain function"),
     ({"select_subprotocol": 1}, TypeError, "select_subprotocol must be callable"),
+    ({"proxy_protocol": 1}, TypeError, "proxy_protocol must be a bool, not int"),
     ({"server_header": "a\r\nb"}, ValueError, "Server"),
     ({"ping_timeout": 0}, ValueError, "ping_timeout"),
     ({"write_limit": None}, TypeError, "write_limit"),
@@ -220,6 +227,11 @@ def test_a_socket_that_is_not_bound() -> None:
     """listen() would choose a free port of every interface."""
     with socket.socket() as sock, pytest.raises(ValueError, match="sock must be bound"):
         syncws.serve(echo, sock=sock)
+
+
+def test_a_choice_of_tcp_is_checked() -> None:
+    with pytest.raises(TypeError, match="reuse_port must be a bool, not str"):
+        syncws.serve(echo, reuse_port="no")  # type: ignore[arg-type]  # that is the test
 
 
 @pytest.mark.parametrize("name", ["host", "port", "sock", "reuse_port"])
@@ -332,6 +344,13 @@ def test_a_broadcast_of_something_else(audience: Audience, message: Any) -> None
     audience.join()
     with pytest.raises(TypeError, match="message must be str or bytes-like"):
         broadcast(audience.server.connections, message)
+
+
+@pytest.mark.parametrize("option", ["text", "compress"])
+def test_options_of_a_broadcast_are_checked(audience: Audience, option: str) -> None:
+    options: dict[str, Any] = {option: "no"}
+    with pytest.raises(TypeError, match=f"{option} must be True, False or None, not str"):
+        broadcast([], b"x", **options)
 
 
 def test_a_broadcast_of_text_that_is_not(audience: Audience) -> None:

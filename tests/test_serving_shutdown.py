@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import ssl
@@ -306,6 +307,7 @@ def test_a_shutdown_in_no_time(start: Start) -> None:
         ({"code": 1005}, "code 1005 must not be sent"),
         ({"code": 1001, "reason": "x" * 124}, "reason"),
         ({"timeout": -1}, "timeout must not be negative"),
+        ({"timeout": math.nan}, "timeout must not be negative"),
     ],
 )
 def test_a_bad_argument_shuts_nothing_down(
