@@ -38,7 +38,15 @@ def listen_tcp(
     host: str | None, port: int, *, backlog: int, reuse_port: bool
 ) -> list[socket.socket]:
     """Listens on every address of ``host`` (``None``: on all interfaces), on one port."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError as error:  # an IDNA label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {host}: {error}") from None
+    except OSError as error:
+        error.strerror = f"{error.strerror}: {host}"
+        raise
     addresses = list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
     attempt = 1
     while True:

@@ -100,14 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ping-interval",
-        type=float,
+        type=_seconds,
         default=20,
         metavar="SECONDS",
         help="between keepalive pings (default: 20; 0: none)",
     )
     parser.add_argument(
         "--linger",
-        type=float,
+        type=_seconds,
         default=_LINGER,
         metavar="SECONDS",
         help="at the end of an input that is not a terminal, close the connection once nothing"
@@ -123,6 +123,13 @@ def _header(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return value
+
+
 # -- the interactive client -------------------------------------------------------
 
 
@@ -130,7 +137,7 @@ def _client(options: argparse.Namespace) -> int:
     try:
         context = None
         if options.ca_file is not None:
-            context = ssl.create_default_context(cafile=options.ca_file)
+            context = _context(options.ca_file)
         connection = connect(
             options.uri,
             ssl=context,
@@ -141,9 +148,17 @@ def _client(options: argparse.Namespace) -> int:
         )
     except (WebSocketError, OSError, ValueError, ImportError) as error:
         _say(f"Cannot connect: {error}")
-        return 1
+        # An argument that makes no sense, or what was met on the way.
+        return 2 if isinstance(error, ValueError) and not isinstance(error, OSError) else 1
     with _terminal_kept():
         return _Conversation(connection, options.linger).run()
+
+
+def _context(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ValueError(f"--ca-file {ca_file}: {error.strerror or error}") from error
 
 
 class _Conversation:

@@ -15,8 +15,8 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
         InvalidProxy
         InvalidHandshake
             ProxyError
-            SecurityError
             InvalidMessage
+                SecurityError
             InvalidStatus
                 RedirectError
                     InsecureRedirectError (also a SecurityError)
@@ -122,7 +122,8 @@ class ConnectionClosed(WebSocketError):
             text += f"; then sent {self.sent}"
         else:
             text = f"sent {self.sent}; {text if self.rcvd is None else 'then ' + text}"
-        return f"{text}: {self.explanation}" if self.explanation else text
+        said = self.sent is not None and self.sent.reason == self.explanation
+        return f"{text}: {self.explanation}" if self.explanation and not said else text
 
 
 class ConnectionClosedOK(ConnectionClosed):
@@ -239,10 +240,18 @@ class InvalidStatus(InvalidHandshake):
         self.response = response
 
     def __str__(self) -> str:
-        return (
+        text = (
             "the server rejected the WebSocket connection: expected HTTP 101, "
             f"received HTTP {self.response.status_code}"
         )
+        return f"{text}: {why!r}" if (why := self._first_line()) else text
+
+    def _first_line(self) -> str:
+        """Of a text that is for people: often it says what is wrong."""
+        kinds = self.response.headers.get_all("Content-Type")
+        if not kinds or not kinds[0].lower().startswith("text/plain"):
+            return ""
+        return self.response.body[:100].decode(errors="replace").partition("\n")[0].strip()
 
 
 class RedirectError(InvalidStatus):

@@ -334,6 +334,8 @@ class ClientPerMessageDeflateFactory(ClientExtensionFactory):
         _check_flag("client_no_context_takeover", client_no_context_takeover)
         if server_max_window_bits is not None:
             _check("server_max_window_bits", server_max_window_bits, 8, 15)
+        if client_max_window_bits is False:
+            raise TypeError("client_max_window_bits must be True, None or a number, not False")
         if client_max_window_bits is not None and client_max_window_bits is not True:
             _check("client_max_window_bits", client_max_window_bits, 9, 15)
         takeover = settings.preset.takeover

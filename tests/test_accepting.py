@@ -83,6 +83,17 @@ def test_g14x_all_addresses_of_a_name_get_one_port(monkeypatch: pytest.MonkeyPat
     close_all(sockets)
 
 
+def test_a_host_that_cannot_be_found_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(socket.gaierror, match="not a host name: üüü"):
+        listen("ü" * 70)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(socket.gaierror, match=r"not known: name\.invalid"):
+        listen("name.invalid")
+
+
 def test_an_address_that_this_machine_lacks_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

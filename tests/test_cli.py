@@ -75,7 +75,15 @@ def test_the_package_can_be_run(
     assert capsys.readouterr().out.startswith("syncws ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--header", "no colon", "ws://localhost/"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--header", "no colon", "ws://localhost/"],
+        ["--ping-interval", "-1", "ws://localhost/"],
+        ["--linger", "nan", "ws://localhost/"],
+    ],
+)
 def test_bad_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -89,19 +97,19 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "complaint", "status"),
     [
-        (["http://localhost/"], "not a valid WebSocket URI"),
-        (["ws://localhost/", "--header", "Bad Name: x"], "header"),
-        (["ws://localhost/", "--ping-interval", "-1"], "ping_interval"),
-        (["wss://localhost/", "--ca-file", "/does/not/exist"], "No such file"),
-        ([f"ws://127.0.0.1:{closed_port()}/"], "refused"),
+        (["http://localhost/"], "not a valid WebSocket URI", 2),
+        (["ws://localhost/", "--header", "Bad Name: x"], "header", 2),
+        (["wss://localhost/", "--ca-file", "/does/not/exist"], "/does/not/exist: No such file", 2),
+        (["wss://localhost/", "--ca-file", "/dev/null"], "--ca-file /dev/null: ", 2),
+        ([f"ws://127.0.0.1:{closed_port()}/"], "refused", 1),
     ],
 )
 def test_what_prevents_a_connection_is_said(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], complaint: str, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(arguments) == 1
+    assert cli.main(arguments) == status
     error = capsys.readouterr().err
     assert error.startswith("Cannot connect: ")
     assert complaint.lower() in error.lower()

@@ -58,6 +58,29 @@ def test_who_closed(rcvd: Close | None, sent: Close | None, order: bool | None, 
     assert (error.rcvd, error.sent, error.rcvd_then_sent) == (rcvd, sent, order)
 
 
+def test_a_reason_is_not_said_twice() -> None:
+    error = ConnectionClosed(None, Close(1011, "too late"), None, "too late")
+    assert str(error) == "sent 1011 (internal error) too late; no close frame received"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "end"),
+    [
+        ("text/plain; charset=utf-8", b" No.\nNot at all.", ": 'No.'"),
+        ("Text/Plain", "\x1b\u202eé".encode() + b"\xff", r": '\x1b\u202eé�'"),
+        ("text/plain", b"x" * 1000, ": '" + "x" * 100 + "'"),
+        ("text/plain", b"", "HTTP 400"),
+        ("text/html", b"<p>No.", "HTTP 400"),
+        (None, b"No.", "HTTP 400"),
+    ],
+)
+def test_why_a_server_refuses(kind: str | None, body: bytes, end: str) -> None:
+    headers = Headers() if kind is None else Headers({"Content-Type": kind})
+    text = str(InvalidStatus(Response(400, "Bad Request", headers, body)))
+    assert "received HTTP 400" in text
+    assert text.endswith(end)
+
+
 def test_a_forked_connection_says_what_to_do() -> None:
     error = ForkedConnectionError(None, None)
     assert "os.fork()" in str(error)

@@ -245,6 +245,8 @@ def test_options_that_make_no_sense(factory: Any, option: str, wrong: Any) -> No
 def test_options_of_one_side() -> None:
     with pytest.raises(ValueError, match=CMW):
         Client(client_max_window_bits=8)  # we cannot compress like that
+    with pytest.raises(TypeError, match=f"{CMW} must be True, None or a number, not False"):
+        Client(client_max_window_bits=False)
     with pytest.raises(ValueError, match=SMW):
         Server(server_max_window_bits=8)
     with pytest.raises(TypeError, match="require_client_max_window_bits"):
