@@ -168,7 +168,7 @@ def connect(
                 raise ValueError("proxy is for TCP connections that are made here")
             proxy = None if proxy is True else proxy
         # Whatever it is, it is read for each attempt.
-        additional = None if additional_headers is None else Headers(additional_headers)
+        additional = None if additional_headers is None else _headers(additional_headers)
         if cookies is not None:
             check_jar(cookies)
         offered = client_extensions(extensions, compression)
@@ -341,6 +341,14 @@ def _refuse(transport: Transport, error: NegotiationError, budget: Budget) -> No
     frame = FrameEncoder(Side.CLIENT).encode(Opcode.CLOSE, close.serialize())
     with contextlib.suppress(OSError):
         transport.send_before(frame, budget.deadline)
+
+
+def _headers(additional: HeadersLike) -> Headers:
+    try:
+        return Headers(additional)
+    except (TypeError, ValueError) as error:
+        error.args = (f"additional_headers: {error}",)
+        raise
 
 
 def _with_cookies(

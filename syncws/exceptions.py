@@ -23,7 +23,6 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
             InvalidHeader
                 InvalidHeaderFormat
                 InvalidHeaderValue
-                    InvalidOrigin
                     InvalidUpgrade
             NegotiationError
         ProtocolError
@@ -56,7 +55,6 @@ __all__ = [
     "InvalidHeaderFormat",
     "InvalidHeaderValue",
     "InvalidMessage",
-    "InvalidOrigin",
     "InvalidProxy",
     "InvalidStatus",
     "InvalidText",
@@ -301,13 +299,6 @@ class InvalidHeaderFormat(InvalidHeader):
 
 class InvalidHeaderValue(InvalidHeader):
     """A header is well-formed but its value is not acceptable."""
-
-
-class InvalidOrigin(InvalidHeaderValue):
-    """The ``Origin`` of a request is not allowed; ``origins=`` says which are."""
-
-    def __init__(self, origin: str | None) -> None:
-        super().__init__("Origin", origin)
 
 
 class InvalidUpgrade(InvalidHeaderValue):

@@ -174,7 +174,8 @@ HeadersLike: TypeAlias = Headers | _SupportsKeys | Iterable[tuple[str, str]]
 def _pairs(headers: HeadersLike) -> Iterator[tuple[str, str]]:
     # The types of lists first: asking an abstract class or a protocol takes 20 times as long.
     listed = isinstance(headers, (tuple, list))
-    if not listed and isinstance(headers, Headers):
+    if not listed and hasattr(headers, "raw_items"):
+        # Ours or those of websockets, which as mappings would hide that a name is repeated.
         yield from headers.raw_items()
     elif not listed and isinstance(headers, _SupportsKeys):
         for name in headers.keys():

@@ -99,7 +99,17 @@ class Hooks:
         # RFC 9110 sections 8.6 and 15.2: what follows a 101 are frames.
         if changed.body or "Content-Length" in headers or "Transfer-Encoding" in headers:
             raise ValueError("process_response gave a 101 response content")
+        _keep_last(headers)
         return dataclasses.replace(changed, headers=headers)
+
+
+def _keep_last(headers: Headers) -> None:
+    """Assigning appends: of what may stand there once only, the hook's own counts."""
+    for name in ("Content-Type", "Server"):
+        values = headers.get_all(name)
+        if len(values) > 1:
+            del headers[name]
+            headers[name] = values[-1]
 
 
 def _sendable(hook: str, response: object) -> Response:
@@ -124,6 +134,7 @@ def _sendable(hook: str, response: object) -> Response:
     for name in ("Connection", "Content-Length", "Keep-Alive"):
         if name in headers:
             del headers[name]
+    _keep_last(headers)
     if "Date" not in headers:
         headers["Date"] = email.utils.formatdate(usegmt=True)
     if not bodiless:

@@ -64,6 +64,8 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "ssl must be a client-side context",
     ),
+    ("ws://127.0.0.1/", {"additional_headers": ["A: b"]}, TypeError, "additional_headers: each"),
+    ("ws://127.0.0.1/", {"additional_headers": {"A": "\n"}}, ValueError, "additional_headers: the"),
     ("ws://127.0.0.1/", {"open_timeout": 0}, ValueError, "open_timeout must be positive"),
     ("ws://127.0.0.1/", {"open_timeout": "1"}, TypeError, "open_timeout must be a number"),
     ("ws://127.0.0.1/", {"ping_interval": -1}, ValueError, "ping_interval"),

@@ -12,8 +12,8 @@ from syncws.exceptions import (
     ForkedConnectionError,
     InvalidHandshake,
     InvalidHeader,
+    InvalidHeaderValue,
     InvalidMessage,
-    InvalidOrigin,
     InvalidStatus,
     InvalidURI,
     SecurityError,
@@ -110,8 +110,8 @@ def test_handshake_errors() -> None:
         (InvalidHeader("Upgrade"), "missing Upgrade header"),
         (InvalidHeader("Upgrade", ""), "empty Upgrade header"),
         (InvalidHeader("Upgrade", "h2c"), "invalid Upgrade header: 'h2c'"),
-        (InvalidOrigin(None), "missing Origin header"),
-        (InvalidOrigin("http://evil"), "invalid Origin header: 'http://evil'"),
+        (InvalidHeaderValue("Origin"), "missing Origin header"),
+        (InvalidHeaderValue("Origin", "http://evil"), "invalid Origin header: 'http://evil'"),
     ],
 )
 def test_header_errors(error: InvalidHeader, text: str) -> None:

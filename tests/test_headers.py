@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -80,6 +80,13 @@ class HasKeys:
         return name.lower()
 
 
+class Repeated(HasKeys):
+    """As the headers of websockets: a mapping with all the pairs beside it."""
+
+    def raw_items(self) -> Iterator[tuple[str, str]]:
+        return iter([("A", "a"), ("B", "b")])
+
+
 def test_sources() -> None:
     expected = [("A", "a"), ("B", "b")]
     for source in (
@@ -89,6 +96,7 @@ def test_sources() -> None:
         [["A", "a"], ["B", "b"]],
         Headers(expected),
         HasKeys(),
+        Repeated(),
     ):
         assert list(Headers(source).raw_items()) == expected  # type: ignore[arg-type]  # lists as pairs
     assert list(Headers({"A": "a"}, B="b").raw_items()) == expected

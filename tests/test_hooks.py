@@ -101,11 +101,13 @@ def test_an_answer_is_framed() -> None:
     given = Response(
         200, "OK", Headers({"Content-Length": "99", "connection": "keep-alive", "X": "y"}), b"body"
     )
+    given.headers.update([("Content-Type", "text/plain"), ("content-type", "text/html")])
     response = before(given)
     assert response is not None
     headers = response.headers
     assert headers.get_all("Content-Length") == ["4"]
     assert headers.get_all("Connection") == ["close"]
+    assert headers.get_all("Content-Type") == ["text/html"]  # assigning one adds it
     assert headers["X"] == "y"
     assert len(headers.get_all("Date")) == 1
     assert given.headers["Content-Length"] == "99"  # the hook may return the same one again
@@ -165,9 +167,11 @@ def after(hook: Callable[..., Any], response: Response | None = None) -> Respons
 def test_a_101_may_get_more_headers() -> None:
     def hook(connection: Any, request: Any, response: Response) -> None:
         response.headers["Set-Cookie"] = "a=b"
+        response.headers["Server"] = "mine"
 
     response = after(hook)
     assert response.status_code == 101
+    assert response.headers.get_all("Server") == ["mine"]
     assert response.headers["Set-Cookie"] == "a=b"
     assert "Content-Length" not in response.headers
 
