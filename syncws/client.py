@@ -346,9 +346,10 @@ def _refuse(transport: Transport, error: NegotiationError, budget: Budget) -> No
 def _headers(additional: HeadersLike) -> Headers:
     try:
         return Headers(additional)
-    except (TypeError, ValueError) as error:
-        error.args = (f"additional_headers: {error}",)
-        raise
+    except TypeError as error:
+        raise TypeError(f"additional_headers: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"additional_headers: {error}") from None
 
 
 def _with_cookies(

@@ -246,10 +246,13 @@ class InvalidStatus(InvalidHandshake):
 
     def _first_line(self) -> str:
         """Of a text that is for people: often it says what is wrong."""
-        kinds = self.response.headers.get_all("Content-Type")
-        if not kinds or not kinds[0].lower().startswith("text/plain"):
-            return ""
-        return self.response.body[:100].decode(errors="replace").partition("\n")[0].strip()
+        try:
+            kinds = self.response.headers.get_all("Content-Type")
+            if not kinds or not kinds[0].lower().startswith("text/plain"):
+                return ""
+            return self.response.body[:100].decode(errors="replace").partition("\n")[0].strip()
+        except AttributeError:
+            return ""  # a program's own response, of which nobody knows what is in it
 
 
 class RedirectError(InvalidStatus):

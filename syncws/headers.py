@@ -151,7 +151,8 @@ class Headers(MutableMapping[str, str]):
 
 
 # A handshake looks up one instance several times, and then mostly nobody ever again: the
-# texts that were looked into last are remembered, and no instance keeps more than its own.
+# texts that were looked into last are remembered (with what is secret in them, until eight
+# others were), and no instance keeps more than its own.
 @functools.lru_cache(maxsize=8)
 def _values(text: str) -> dict[str, list[str]]:
     """The values by name in lower case, of ``name: value`` lines; not to be changed."""
@@ -174,9 +175,10 @@ HeadersLike: TypeAlias = Headers | _SupportsKeys | Iterable[tuple[str, str]]
 def _pairs(headers: HeadersLike) -> Iterator[tuple[str, str]]:
     # The types of lists first: asking an abstract class or a protocol takes 20 times as long.
     listed = isinstance(headers, (tuple, list))
-    if not listed and hasattr(headers, "raw_items"):
+    raw_items = None if listed else getattr(headers, "raw_items", None)
+    if callable(raw_items):
         # Ours or those of websockets, which as mappings would hide that a name is repeated.
-        yield from headers.raw_items()
+        yield from raw_items()
     elif not listed and isinstance(headers, _SupportsKeys):
         for name in headers.keys():
             yield name, headers[name]

@@ -31,12 +31,18 @@ def converted(message: Any, decode: bool | None) -> Any:
 
 
 def as_message(data: object) -> str | Buffer | None:
-    """``data`` if it can be a message; arrays, maps of memory and the like as a memoryview."""
+    """``data`` if it can be a message; a copy of maps of memory, arrays of bytes and the like.
+
+    What has other elements than bytes, or is one number, is not meant to be its memory.
+    """
     if isinstance(data, str | bytes | bytearray | memoryview):
         return data
     try:
-        return memoryview(data)  # type: ignore[arg-type]  # whoever has a buffer
-    except TypeError:
+        # Not kept: what exports its memory cannot be closed or grow meanwhile.
+        with memoryview(data) as view:  # type: ignore[arg-type]  # whoever has a buffer
+            of_bytes = view.ndim > 0 and view.format.lstrip("@=<>!") in ("B", "b", "c")
+            return view.tobytes() if of_bytes else None
+    except (TypeError, ValueError, BufferError):
         return None
 
 

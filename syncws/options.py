@@ -87,9 +87,19 @@ def check_function(name: str, function: object) -> None:
     """
     if not callable(function):
         raise TypeError(f"{name} must be callable, and {type(function).__name__} is not")
-    for code in (function, getattr(function, "__call__", None)):  # noqa: B004
-        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
-            raise TypeError(f"{name} must be a plain function, not an async one: nobody awaits it")
+    if _is_async(function):
+        raise TypeError(f"{name} must be a plain function, not an async one: nobody awaits it")
+
+
+def _is_async(function: Any) -> bool:
+    try:
+        # To call a class is to make an instance, whatever that does when it is called.
+        codes = [function] if isinstance(function, type) else [function, type(function).__call__]
+        return any(map(inspect.iscoroutinefunction, codes)) or any(
+            map(inspect.isasyncgenfunction, codes)
+        )
+    except Exception:
+        return False  # a proxy of what is not there yet
 
 
 def check_integer(name: str, value: int, least: int, most: int | None = None) -> None:

@@ -7,8 +7,8 @@ does not: how its pieces come in (:mod:`.input`).
 from __future__ import annotations
 
 import codecs
-from collections.abc import Generator, Iterator
-from typing import Self
+from collections.abc import Generator
+from typing import Any, Self
 
 from .delivery import Stream
 from .exceptions import ConcurrencyError
@@ -38,7 +38,7 @@ class Pieces:
         timeout: Seconds for each piece, or ``None``.
     """
 
-    __slots__ = ("_channel", "_connection", "_pieces")
+    __slots__ = ("_broken", "_channel", "_complete", "_connection", "_pieces")
 
     def __init__(
         self,
@@ -49,18 +49,31 @@ class Pieces:
     ) -> None:
         self._connection = connection
         self._channel = channel
-        self._pieces = channel.pieces(decode, timeout)
+        self._pieces: Any = channel.pieces(decode, timeout)
+        # Whether the message has been given as a whole, or an exception may have taken a piece.
+        self._complete = False
+        self._broken = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str | bytes:
-        # Not next(), a call: a Ctrl-C at its end would lose the piece.
+        if self._complete:
+            raise StopIteration
+        if self._pieces.gi_running:
+            raise ConcurrencyError("this iterator is in the middle of another call")
+        if self._broken:
+            self._pieces.close()
+            raise self._failure()
+        self._broken = True
+        # No call with a piece in hand, not even next(): a Ctrl-C at its end would lose it.
         for piece in self._pieces:
             if piece is None:
+                self._complete = True
                 raise StopIteration
-            if not isinstance(piece, TimeoutError):
-                return piece
+            self._broken = False
+            if piece.__class__ is not TimeoutError:
+                return piece  # type: ignore[no-any-return]
             break
         else:
             raise self._failure()
@@ -97,35 +110,30 @@ class StreamingChannel(InputChannel):
         Raises:
             ConnectionClosed, ConcurrencyError: As :meth:`receive`.
         """
+        # No exception is kept: its traceback would keep the caller, and he this. And no second
+        # generator: a Ctrl-C at the first line of that would come before its `try`.
         while True:
             try:
                 whole = self.begin_stream(check_timeout(timeout))
                 break
             except _TimedOut as error:
-                late = TimeoutError(str(error))
-            yield late
-        if whole is not None:
-            yield converted(whole, decode)
-        else:
-            yield from self._stream(decode, timeout)
-        while True:
-            yield None
-
-    def _stream(
-        self, decode: bool | None, timeout: float | None
-    ) -> Iterator[str | bytes | TimeoutError]:
+                text = str(error)
+            yield TimeoutError(text)
+        # No call from here to the `try`.
         complete = False
         decoder = None
         try:
+            if whole is not None:
+                yield converted(whole, decode)
+                complete = True
             while not complete:
                 try:
                     piece = self.next_piece(check_timeout(timeout))
                 except _TimedOut as error:
-                    late: TimeoutError | None = TimeoutError(str(error))
-                else:
-                    late = None
-                if late is not None:
-                    yield late
+                    text = str(error)
+                    piece = None
+                if piece is None:
+                    yield TimeoutError(text)
                     continue
                 complete = piece.last
                 if decoder is None and (piece.opcode == Opcode.TEXT if decode is None else decode):
@@ -134,7 +142,16 @@ class StreamingChannel(InputChannel):
                 if part or complete:
                     yield part
         finally:
-            self.end_stream()
+            if whole is None:
+                try:
+                    self.end_stream()
+                except BaseException:
+                    stream = self.streaming
+                    if stream is not None and stream.fate == Stream.WANTED:
+                        self.end_stream()  # a Ctrl-C came before its first step
+                    raise
+        while True:
+            yield None
 
     def begin_stream(self, deadline: float | None) -> str | bytes | None:
         """Asks for the next message in pieces; the whole of it if it is queued already.
@@ -236,5 +253,10 @@ class StreamingChannel(InputChannel):
             stream.fate = Stream.KEPT
             finished = stream.finished
             if finished:
-                self.put_back(stream.whole([])[0])
+                message = stream.whole([])[0]
+                if self.reader.holds(self):  # type: ignore[arg-type]  # a whole one by now
+                    self.put_back(message)
+                else:
+                    # Nobody waits for it; and as in Connection.__del__, C may be gone.
+                    self.inbound.appendleft(message)
         self.streaming = None

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pairing import PATIENCE, Pair, frame
 
+from syncws.exceptions import ConnectionClosed
 from syncws.frames import FrameDecoder, Opcode, Side, lib
 
 
@@ -75,6 +76,19 @@ def test_whatever_has_a_buffer_is_a_message(pair: Pair) -> None:
             found += [(record.opcode, data) for data in many]
     expected = [(Opcode.BINARY, b"x" * 5000), (Opcode.TEXT, "text"), (Opcode.BINARY, b"in parts")]
     assert found == expected
+
+
+def test_a_buffer_is_not_kept(pair: Pair) -> None:
+    def growing() -> Iterator[array.array[int]]:
+        numbers = array.array("B")
+        for number in b"abc":
+            numbers.append(number)
+            yield numbers
+
+    pair.connection.send(growing())
+    pair.connection.abort()
+    with pytest.raises(ConnectionClosed), mmap.mmap(-1, 100) as memory:
+        pair.connection.send(memory)
 
 
 def test_a_connection_has_no_copy(pair: Pair) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import types
+from typing import Any
+
 import pytest
 
 from syncws import exceptions
@@ -79,6 +82,11 @@ def test_why_a_server_refuses(kind: str | None, body: bytes, end: str) -> None:
     text = str(InvalidStatus(Response(400, "Bad Request", headers, body)))
     assert "received HTTP 400" in text
     assert text.endswith(end)
+
+
+def test_a_response_of_the_programs_own() -> None:
+    response: Any = types.SimpleNamespace(status_code=418, headers={}, body="text")
+    assert str(InvalidStatus(response)).endswith("HTTP 418")
 
 
 def test_a_forked_connection_says_what_to_do() -> None:

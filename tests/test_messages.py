@@ -28,7 +28,7 @@ from syncws.messages import (
         (b"x", b"x", Opcode.BINARY),
         (bytearray(b"x"), b"x", Opcode.BINARY),
         (memoryview(b"xyz")[::2], b"xz", Opcode.BINARY),
-        (array.array("H", [0x7878]), b"xx", Opcode.BINARY),
+        (array.array("b", b"xx"), b"xx", Opcode.BINARY),
         ((ctypes.c_char * 2)(b"x", b"y"), b"xy", Opcode.BINARY),
     ],
 )
@@ -41,7 +41,17 @@ def test_payloads(message: Any, payload: bytes, opcode: int) -> None:
         assert next(iter(fragment_frames(iter([message]), None))) == (opcode, payload)
 
 
-@pytest.mark.parametrize("other", [None, 1, ["x"], iter(b"x"), {}])
+class Objects(ctypes.Array[Any]):
+    """Its memory has addresses in it."""
+
+    _type_ = ctypes.py_object
+    _length_ = 2
+
+
+OTHERS = [None, 1, ["x"], iter(b"x"), {}, Objects("a", "b"), array.array("H", [1]), ctypes.c_byte()]
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_what_is_no_message(other: object) -> None:
     assert as_message(other) is None
 

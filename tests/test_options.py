@@ -99,7 +99,20 @@ def test_check_function() -> None:
         async def __call__(self) -> None: ...
 
     check_function("handler", len)
+
+    class Made(Called):
+        """To call the class is to make one."""
+
+    class Proxy:
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("there is nothing behind it yet")
+
+        def __call__(self) -> None: ...
+
     check_function("handler", Options)
+    check_function("handler", Made)
+    check_function("handler", Proxy())
     with pytest.raises(TypeError, match="handler must be callable, and int is not"):
         check_function("handler", 1)
     for function in (coroutine, generator, Called(), functools.partial(coroutine)):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from pairing import PATIENCE, InThread, Pair, frame
+from pairing import PATIENCE, InThread, Pair, eventually, frame
 
+from syncws import streaming as streaming_module
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
 from syncws.frames import lib
 
@@ -37,7 +44,7 @@ def patiently(pieces: Iterator[str | bytes]) -> Iterator[str | bytes]:
 def test_it_goes_on_after_timeouts(pair: Pair) -> None:
     pieces = pair.connection.recv_streaming(timeout=SHORT)
     for data in (frame(TEXT, b"one ", fin=False), frame(CONTINUATION, b"two")):
-        with pytest.raises(TimeoutError, match="rest of the message"):
+        with pytest.raises(TimeoutError, match="no message|rest of the message"):
             next(pieces)
         pair.peer.sendall(data)
         assert next(patiently(pieces)) == data[2:].decode()
@@ -67,14 +74,124 @@ def test_it_goes_on_after_waiting_for_another_reader(pair: Pair) -> None:
     assert list(patiently(pieces)) == ["one"]
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
 def test_a_loop_that_ends_in_a_timeout_leaves_nothing(pair: Pair) -> None:
     try:
         for _ in pair.connection.recv_streaming(timeout=SHORT):
-            pytest.fail("nothing was sent")
+            pass
     except TimeoutError:
         # Here, where the traceback is alive.
         pair.peer.sendall(frame(TEXT, b"whole"))
         assert pair.connection.recv(PATIENCE) == "whole"
+    else:
+        pytest.fail("nothing was sent")
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_an_iterator_that_timed_out_goes_with_its_variable(pair: Pair) -> None:
+    def receive() -> None:
+        pieces = pair.connection.recv_streaming(timeout=SHORT)
+        with contextlib.suppress(TimeoutError):
+            next(pieces)
+            pytest.fail("nothing was sent")
+        with contextlib.suppress(TimeoutError):
+            next(pieces)
+
+    receive()
+    pair.peer.sendall(frame(TEXT, b"whole"))
+    assert pair.connection.recv(PATIENCE) == "whole"
+
+
+def test_a_message_that_came_after_the_timeout_is_put_back(pair: Pair) -> None:
+    pieces = pair.connection.recv_streaming(timeout=SHORT)
+    with pytest.raises(TimeoutError):
+        next(pieces)
+    stream = pair.channel.streaming
+    assert stream is not None
+    pair.peer.sendall(frame(TEXT, b"whole"))
+    assert eventually(lambda: stream.finished)
+    del pieces
+    assert pair.connection.recv(PATIENCE) == "whole"
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_the_collector_frees_an_iterator_with_its_connection() -> None:
+    """In an order of its own: C may be gone before the generator."""
+
+    class Node:
+        pass
+
+    for _ in range(3):
+        node: Any = Node()
+        node.pair = Pair(close_timeout=2)
+        node.pieces = node.pair.connection.recv_streaming(timeout=SHORT)
+        with pytest.raises(TimeoutError):
+            next(node.pieces)
+        stream = node.pair.channel.streaming
+        node.pair.peer.sendall(frame(TEXT, b"whole"))
+        assert eventually(functools.partial(getattr, stream, "finished"))
+        node.pair.close()
+        node.itself = node
+    del node, stream
+    assert gc.collect() > 0
+
+
+class Interrupting:
+    """Raises where the interpreter looks for signals: when functions begin, and after C's."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, code_frame: types.FrameType, event: str, _: Any) -> None:
+        ours = code_frame.f_code.co_filename == streaming_module.__file__
+        if ours and event in ("call", "c_return"):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("pieces_first", [False, True])
+def test_an_interrupt_anywhere_leaves_no_hole(pieces_first: bool) -> None:
+    """What was given is the beginning of the message, and the next message can be received."""
+    data = frame(TEXT, b"one ", fin=False) + frame(CONTINUATION, b"two")
+    for after in range(1, 200):
+        interrupting = Interrupting(after)
+        found: list[str | bytes] = []
+        with Pair(close_timeout=2) as pair:
+            if pieces_first:
+                pair.peer.sendall(data)
+            else:
+                pair.peer.sendall(frame(TEXT, b"one two"))
+                assert eventually(lambda: pair.channel.inbound)
+            pieces = pair.connection.recv_streaming(timeout=PATIENCE)
+            try:
+                sys.setprofile(interrupting)
+                for piece in pieces:
+                    found.append(piece)
+            except KeyboardInterrupt:
+                sys.setprofile(None)
+                assert "one two".startswith("".join(map(str, found)))
+                with contextlib.suppress(RuntimeError):
+                    found += list(pieces)
+                    assert "".join(map(str, found)) == "one two"
+            finally:
+                sys.setprofile(None)
+            del pieces
+            pair.peer.sendall(frame(TEXT, b"next"))
+            assert pair.connection.recv(PATIENCE) in ("one two", "next")
+        if interrupting.left > 0:
+            break
+    assert interrupting.left > 0, "the iterator runs more lines"
 
 
 def test_an_end_in_the_middle_does_not_look_like_that_of_the_message(pair: Pair) -> None:
@@ -116,3 +233,16 @@ def test_whole_messages_are_refused_meanwhile_whatever_the_timeout(pair: Pair) -
         for timeout in (0, SHORT, None):
             with pytest.raises(ConcurrencyError, match="recv_streaming"):
                 receive(timeout)
+
+
+def test_one_call_at_a_time(pair: Pair) -> None:
+    pieces = pair.connection.recv_streaming(timeout=PATIENCE)
+    waiting = InThread(next, pieces)
+    assert eventually(lambda: pair.channel.streaming is not None)
+    with pytest.raises(ConcurrencyError, match="in the middle of another call"):
+        next(pieces)
+    pair.peer.sendall(frame(TEXT, b"one"))
+    assert waiting.result() == "one"
+    assert list(pieces) == []
+    pieces.close()
+    assert list(pieces) == []
