@@ -89,7 +89,7 @@ def test_fault_13_D2_one_byte_per_segment(plain_subject: Subject) -> None:
     size, dribbled = MIB, storm(MIB)
     payload = bytes(range(256)) * (size // 256)
     data = plain_subject.frame(wire.BINARY, payload)
-    with plain_subject.open(collect) as conversation:
+    with plain_subject.open(collect, ping_interval=None) as conversation:
         before, started = resident_bytes(), time.monotonic()
         conversation.peer.send(data[:-dribbled])
         conversation.peer.send_bytewise(data[-dribbled:])
@@ -179,10 +179,10 @@ def test_D5_ping_flood_of_a_peer_that_does_not_read(subject: Subject, program: A
     count = storm(1_000_000)
     payloads = [b"%0120d" % number for number in range(count)]
     data = b"".join(subject.frame(wire.PING, payload) for payload in payloads)
-    with subject.open(program) as conversation:
+    with subject.open(program, ping_interval=None) as conversation:
         connection = conversation.outcome.opened()
         before = resident_bytes()
-        conversation.peer.sock.settimeout(30)
+        conversation.peer.sock.settimeout(storm_timeout(30))
         conversation.peer.send(data)
         settle(lambda: connection.stats.bytes_received >= len(data), True, within=30)
         assert connection.stats.bytes_unsent < 256 * 1024
@@ -204,8 +204,9 @@ def test_D6_unsolicited_pongs(subject: Subject) -> None:
     data = subject.frame(wire.PONG, b"did you call?") * storm(1_000_000)
     with subject.open() as conversation:
         before, started = resident_bytes(), time.process_time()
+        conversation.peer.sock.settimeout(storm_timeout(30))
         conversation.peer.send(data, subject.frame(wire.TEXT, b"and?"))
-        frame = conversation.peer.read_frame(30)
+        frame = conversation.peer.read_frame(storm_timeout(30))
         assert frame is not None
         assert frame.payload == b"and?"
         assert resident_bytes() - before < MIB
