@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.clients import CLOSE_FRAME, Clock, Raw
-from benchmarks.compressed_load import COMPRESSED_TEXT, TAIL, header, messages
+from benchmarks.compressed_load import COMPRESSED_TEXT, TAIL, header, messages, prepared
 
 
 class Blocking:
@@ -122,7 +122,42 @@ class RawZlibNg(RawZlib):
     engine = "zlib_ng.zlib_ng"
 
 
+class ZlibNgAlone(Blocking):
+    """No socket, no frames, no other end: what nothing that uses zlib-ng can be faster than."""
+
+    class Connection:
+        def __init__(self, payloads: list[bytes]) -> None:
+            engine = importlib.import_module("zlib_ng.zlib_ng")
+            self.compressor = engine.compressobj(wbits=-15)
+            self.decompressor = engine.decompressobj(wbits=-15)
+            self.payloads = itertools.cycle(payloads)
+
+        def send(self, text: str) -> None:
+            self.compressor.compress(text.encode())
+            self.compressor.flush(zlib.Z_SYNC_FLUSH)
+
+        def recv(self) -> str:
+            return self.decompressor.decompress(next(self.payloads)).decode()
+
+    def open(self, url: str) -> Any:
+        scenario, size, _ = url.rsplit("/", 3)[1:]
+        frames = prepared(int(size), 15, not scenario.startswith("fresh-"))
+        return self.Connection([frame[4 if frame[1] == 126 else 2 :] + TAIL for frame in frames])
+
+    def receive(self, ws: Any, count: int) -> None:
+        for _ in range(count):
+            ws.recv()
+
+    def send(self, ws: Any, texts: Iterator[str]) -> None:
+        for text in texts:
+            ws.send(text)
+
+    def close(self, ws: Any) -> None:
+        pass
+
+
 CLIENTS: dict[str, type[Blocking]] = {
+    "zlib-ng alone": ZlibNgAlone,
     "raw socket, zlib": RawZlib,
     "raw socket, zlib-ng": RawZlibNg,
     "syncws": Syncws,
