@@ -124,7 +124,8 @@ class StreamingChannel(InputChannel):
         decoder = None
         try:
             if whole is not None:
-                yield converted(whole, decode)
+                # No call with a message in hand that nobody has to convert.
+                yield whole if decode is None else converted(whole, decode)
                 complete = True
             while not complete:
                 try:
@@ -147,8 +148,8 @@ class StreamingChannel(InputChannel):
                     self.end_stream()
                 except BaseException:
                     stream = self.streaming
-                    if stream is not None and stream.fate == Stream.WANTED:
-                        self.end_stream()  # a Ctrl-C came before its first step
+                    if stream is not None and stream.fate != Stream.DROPPED:
+                        self.end_stream()  # a Ctrl-C came before its last step
                     raise
         while True:
             yield None
@@ -254,9 +255,13 @@ class StreamingChannel(InputChannel):
             finished = stream.finished
             if finished:
                 message = stream.whole([])[0]
-                if self.reader.holds(self):  # type: ignore[arg-type]  # a whole one by now
-                    self.put_back(message)
-                else:
-                    # Nobody waits for it; and as in Connection.__del__, C may be gone.
+                try:
                     self.inbound.appendleft(message)
-        self.streaming = None
+                finally:
+                    stream.fate = Stream.DROPPED  # it is not put back a second time
+                    # Else nobody waits for it; and as in Connection.__del__, C may be gone.
+                    if self.reader.holds(self):  # type: ignore[arg-type]  # a whole one by now
+                        lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
+        # Another thread may have begun the next one, as soon as the fate of this one was known.
+        if self.streaming is stream:
+            self.streaming = None
