@@ -148,7 +148,8 @@ def _client(options: argparse.Namespace) -> int:
         )
     except (WebSocketError, OSError, ValueError, ImportError) as error:
         _say(f"Cannot connect: {error}")
-        # An argument that makes no sense, or what was met on the way.
+        # An argument that makes no sense, or what was met on the way: a certificate that cannot
+        # be verified is an OSError and a ValueError, too.
         return 2 if isinstance(error, ValueError) and not isinstance(error, OSError) else 1
     with _terminal_kept():
         return _Conversation(connection, options.linger).run()

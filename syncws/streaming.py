@@ -73,7 +73,7 @@ class Pieces:
                 raise StopIteration
             self._broken = False
             if piece.__class__ is not TimeoutError:
-                return piece  # type: ignore[no-any-return]
+                return piece  # type: ignore[no-any-return]  # of gi_running, typing knows nothing
             break
         else:
             raise self._failure()
