@@ -145,13 +145,6 @@ class DeliveryChannel(EncodingChannel):
             lib.syncws_seen_empty(self.c, generation)
         return None
 
-    def put_back(self, message: str | bytes) -> None:
-        """Puts a message first in the queue that nobody got to see."""
-        try:
-            self.inbound.appendleft(message)
-        finally:
-            lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
-
     # -- delivery (the owner) -----------------------------------------------------
 
     def _digest(self, scratch: Any, code: int) -> None:

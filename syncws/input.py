@@ -138,7 +138,7 @@ class InputChannel(DeliveryChannel):
         if lib.syncws_is_mine(self.c):
             self._digest_and_leave(scratch, scratch.code if found else lib.SYNCWS_TIMED_OUT)
         elif found and scratch.code in _SINGLE:
-            # As put_back(), but no Python function may be called with the message on the way.
+            # No Python function may be called with the message on the way.
             try:
                 self.inbound.appendleft(take_single(scratch))
             finally:

@@ -78,7 +78,7 @@ def test_an_interrupted_receive_by_the_transport_loses_nothing(
 
 
 @pytest.mark.parametrize("path", [native, portable])
-def test_a_second_ctrl_c_while_a_single_message_is_put_back_loses_nothing(
+def test_a_ctrl_c_while_a_single_message_is_handed_over_loses_nothing(
     path: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path(monkeypatch)
@@ -86,11 +86,6 @@ def test_a_second_ctrl_c_while_a_single_message_is_put_back_loses_nothing(
         meeting.peer.send_frame(TEXT, b"kept")
         step = "syncws_receive" if path is native else "syncws_hand_over"
         interpose(monkeypatch, input_module, **{step: interrupted_after(step)})
-
-        def interrupted(self: InputChannel, message: object) -> None:
-            raise KeyboardInterrupt  # as at the first line of any function
-
-        monkeypatch.setattr(InputChannel, "put_back", interrupted)
         with pytest.raises(KeyboardInterrupt):
             meeting.receive()
         monkeypatch.undo()
@@ -331,14 +326,6 @@ def test_recovering_an_owner_that_read_nothing_lets_go() -> None:
         assert not meeting.owned
         meeting.peer.send_frame(TEXT, b"next")
         assert meeting.receive() == "next"
-
-
-def test_a_message_put_back_is_the_next_one() -> None:
-    with Meeting() as meeting:
-        meeting.peer.send(frame(TEXT, b"second") + frame(TEXT, b"third"))
-        meeting.stepped.turns()
-        meeting.channel.put_back("first")
-        assert [meeting.receive(0.0) for _ in range(3)] == ["first", "second", "third"]
 
 
 def test_a_second_ctrl_c_ends_the_connection_rather_than_losing_its_place(
