@@ -129,7 +129,9 @@ class InputChannel(DeliveryChannel):
         if stream is not None:
             if stream.fate == Stream.WANTED:
                 raise ConcurrencyError("recv_streaming() is in the middle of a message")
-            self.streaming = None
+            # Another thread may have begun the next one meanwhile.
+            if self.streaming is stream:
+                self.streaming = None
 
     def recover(self, scratch: Any) -> None:
         """After an exception in the middle of a call: what C decoded is not lost."""
@@ -147,7 +149,7 @@ class InputChannel(DeliveryChannel):
     def read_once(self, mode: int, milliseconds: int, stream: Stream | None = None) -> int:
         """Takes ownership, reads once, delivers, leaves; why not, if it could not.
 
-        Does not wait if there are pieces of ``stream``.
+        Does not wait if there are pieces of ``stream``, or if that has ended.
         """
         scratch = free_scratch()
         if lib.syncws_is_mine(self.c):
@@ -155,7 +157,7 @@ class InputChannel(DeliveryChannel):
         try:
             code: int = lib.syncws_take(self.c, mode)
             if code == lib.SYNCWS_OK:
-                # Pieces may have come since the caller looked; from here on none can.
+                # They may have come since the caller looked; from here on none can.
                 wait = stream is None or not (stream.pieces or stream.finished)
                 code = self._read_next(scratch, milliseconds if wait else 0)
                 if code in OWNED:

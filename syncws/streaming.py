@@ -206,7 +206,8 @@ class StreamingChannel(InputChannel):
                 # was left in the middle, or, behind dropped messages, all there is.
                 waits = stream is not None or self.decoder.dropping
                 milliseconds = wait_milliseconds(deadline) if waits else 0
-                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds)
+                # Not if that rest has come since: what is ours may have come with it.
+                code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds, stream)
                 if self.inbound:
                     continue
             if code == lib.SYNCWS_BUSY:

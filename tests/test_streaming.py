@@ -251,6 +251,29 @@ def test_left_in_the_middle_the_rest_is_dropped(whole: bool) -> None:
             assert joined(rest_of(meeting)) == b"next one"
 
 
+def test_what_came_with_the_rest_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Meeting() as meeting:
+        assert meeting.channel.begin_stream(soon()) is None
+        meeting.peer.send(frame(TEXT, b"one", fin=False))
+        meeting.channel.next_piece(soon())
+        meeting.channel.end_stream()
+
+        def leave(c: Any, flags: int) -> int:
+            # The reader thread reads everything before this one waits.
+            left = int(lib.syncws_leave(c, flags))
+            monkeypatch.undo()
+            meeting.peer.send(frame(0, b"two"), frame(TEXT, b"next ", fin=False))
+            while meeting.channel.incoming is not None or not meeting.channel.decoder.buffer_length:
+                meeting.stepped.turns()
+            return left
+
+        interpose(monkeypatch, streaming_module, syncws_leave=leave)
+        # In a thread of its own: the main thread waits in slices.
+        assert InThread(meeting.channel.begin_stream, None).result() is None
+        meeting.peer.send(frame(0, b"one"))
+        assert joined(rest_of(meeting)) == b"next one"
+
+
 def test_waiting_for_the_rest_to_pass_ends_in_time() -> None:
     with Meeting() as meeting:
         assert meeting.channel.begin_stream(soon()) is None
@@ -285,6 +308,26 @@ def test_an_iterator_that_was_closed_elsewhere_is_in_nobodys_way() -> None:
         meeting.peer.send_frame(TEXT, b"whole")
         assert meeting.receive() == "whole"
         assert meeting.channel.streaming is None
+
+
+def test_letting_go_of_a_stream_leaves_the_next_one_alone() -> None:
+    with Meeting() as meeting:
+        channel, following = meeting.channel, Stream()
+
+        class Left(Stream):
+            @property
+            def fate(self) -> int:
+                # Another thread begins between the look at this and what follows from it.
+                channel.streaming = following
+                return Stream.DROPPED
+
+            @fate.setter
+            def fate(self, _: int) -> None:
+                pass
+
+        channel.streaming = Left()
+        channel.check_streaming()
+        assert channel.streaming is following
 
 
 # -- time and ends ---------------------------------------------------------------------
