@@ -160,7 +160,16 @@ class Connection(ConnectionView):
         """
         if decode is not None:
             check_flag("decode", decode)
-            return converted(self.recv(timeout), decode)
+            message = self.recv(timeout)
+            try:
+                return converted(message, decode)
+            except UnicodeDecodeError:
+                raise
+            except BaseException:
+                # A Ctrl-C: the message is there for the next call.
+                self._inbound.appendleft(message)
+                lib.syncws_set_flags(self._c, lib.SYNCWS_FLAG_QUEUED, 0)
+                raise
         if timeout is None:
             deadline = None
             milliseconds = -1

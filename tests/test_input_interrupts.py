@@ -18,8 +18,10 @@ from channels import (
     native,
     portable,
 )
+from pairing import Pair
 from reliability.peer import BINARY, PING, TEXT, frame
 
+from syncws import connection as connection_module
 from syncws import delivery as delivery_module
 from syncws import input as input_module
 from syncws.channel import Channel
@@ -197,6 +199,23 @@ def test_an_interrupted_receive_loses_nothing(batch: int, monkeypatch: pytest.Mo
         monkeypatch.undo()
         assert not meeting.owned
         assert [meeting.receive() for _ in range(batch)] == [str(n) for n in range(batch)]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_an_interrupted_conversion_loses_nothing(
+    decode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(message: Any, decode: bool) -> Any:
+        raise KeyboardInterrupt
+
+    with Pair() as pair:
+        pair.peer.sendall(frame(TEXT, b"one") + frame(BINARY, b"two"))
+        for message in ("one", b"two"):
+            monkeypatch.setattr(connection_module, "converted", convert)
+            with pytest.raises(KeyboardInterrupt):
+                pair.connection.recv(PATIENCE, decode)
+            monkeypatch.undo()
+            assert pair.connection.recv(PATIENCE) == message
 
 
 def test_recovering_from_a_call_that_did_nothing_does_nothing() -> None:
