@@ -104,6 +104,8 @@ void syncws_leave_locked(syncws_channel *channel, unsigned flags) {
     unsigned all = syncws_read_flags(channel) | (flags & SETTABLE);
     channel->owner = 0;
     write_flags(channel, all & ~(unsigned)SYNCWS_FLAG_FOLLOWERS); /* the caller notifies them */
+    if (flags & SYNCWS_FLAG_HANDED)
+        channel->handed_at = 0;
     if (flags & SYNCWS_FLAG_QUEUED)
         channel->generation++;
     if (all & SYNCWS_FLAG_GONE)
@@ -203,6 +205,8 @@ void syncws_set_flags(syncws_channel *channel, int set, int clear) {
     channel->flags &= ~((unsigned)clear & SETTABLE & ~(unsigned)SYNCWS_FLAG_GONE);
     if ((unsigned)set & SYNCWS_FLAG_QUEUED)
         channel->generation++;
+    if ((unsigned)set & SYNCWS_FLAG_HANDED)
+        channel->handed_at = 0;
     if ((unsigned)set & SYNCWS_FLAG_PAUSED)
         channel->flags &= ~(unsigned)SYNCWS_FLAG_ARMED;
     /* One that is gone was listed by whoever ended it. */

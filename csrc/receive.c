@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -25,6 +26,28 @@ static int64_t now_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Milliseconds of the same clock, a few too few: what it costs counts for each message. */
+static int64_t coarse_ms(void) {
+#ifdef CLOCK_MONOTONIC_COARSE
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+#else
+    return now_ms();
+#endif
+}
+
+int syncws_handed_ago(syncws_channel *channel) {
+    int64_t now = coarse_ms();
+    pthread_mutex_lock(&channel->mutex);
+    int64_t handed_at = channel->handed_at;
+    int handed = (channel->flags & SYNCWS_FLAG_HANDED) != 0;
+    pthread_mutex_unlock(&channel->mutex);
+    if (!handed || handed_at == 0 || now <= handed_at)
+        return 0;
+    return now - handed_at < INT_MAX ? (int)(now - handed_at) : INT_MAX;
 }
 
 static int wait_for(int descriptor, short events, int timeout_ms) {
@@ -173,6 +196,8 @@ int syncws_hand_over(syncws_channel *channel, syncws_scratch *scratch, int resul
         return result;
     }
     syncws_leave_locked(channel, single ? SYNCWS_FLAG_HANDED : 0);
+    if (single)
+        channel->handed_at = coarse_ms();
     pthread_mutex_unlock(&channel->mutex);
     if (!single)
         return result;

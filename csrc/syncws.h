@@ -391,6 +391,9 @@ int syncws_decode_rest(syncws_channel *channel, syncws_scratch *scratch);
 int syncws_wait_readable(syncws_channel *channel, int timeout_ms);
 /* Any thread waits for room to write. SYNCWS_OK, _TIMED_OUT, _INTERRUPTED, _GONE. */
 int syncws_wait_writable(syncws_channel *channel, int timeout_ms);
+/* Milliseconds since the program was handed its last message, if it has not come back for more
+ * and was handed it by C; else 0: when one is taken out of the inbound queue, nobody notes. */
+int syncws_handed_ago(syncws_channel *channel);
 /* How many bytes have come so far. */
 uint64_t syncws_received(syncws_channel *channel);
 

@@ -310,6 +310,11 @@ class Channel(EndingChannel):
         if self._grace_timer is None:
             timeout = self.options.close_timeout
             grace = GRACE if timeout is None else min(GRACE, timeout)
+            # It counts from the message on: a program that received long ago does something else.
+            if not self.inbound:
+                grace -= lib.syncws_handed_ago(self.c) / 1000
+            if grace <= 0:
+                return self.finish_input()
             self._grace_timer = self.reader.call_at(time.monotonic() + grace, self.finish_input)
 
     def fail_in_reader(self, error: BaseException) -> None:

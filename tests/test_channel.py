@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from channels import InThread, Meeting, interpose, interrupted_after
+from channels import PATIENCE, InThread, Meeting, interpose, interrupted_after
 from reliability.peer import BINARY, CLOSE, TEXT, frame
 
 from syncws import channel as channel_module
@@ -216,6 +216,51 @@ def test_the_grace_is_no_longer_than_close_timeout(
         # Asked again, it is not put off.
         lib.syncws_list(meeting.c, 1)
         assert meeting.stepped.timers("finish_input") == [due]
+
+
+@ENDS
+def test_the_grace_counts_from_the_message_on(
+    end: Any, code: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"last")
+        assert meeting.receive() == "last"
+        time.sleep(0.05)
+        ago = lib.syncws_handed_ago(meeting.c)
+        assert 30 <= ago < 1000 * PATIENCE
+        monkeypatch.setattr(channel_module, "GRACE", 0.03)
+        end(meeting)
+        meeting.stepped.turns()
+        assert meeting.stepped.timers("finish_input") == []
+        if code is None:
+            meeting.peer.expect_end()
+        else:
+            assert close_code(meeting) == code
+
+
+def test_when_a_queued_message_was_taken_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "GRACE", 0.03)
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"last")
+        assert meeting.receive() == "last"
+        meeting.peer.send_frame(TEXT, b"queued")
+        meeting.stepped.turns()
+        time.sleep(0.05)
+        assert lib.syncws_handed_ago(meeting.c) == 0
+        meeting.peer.send(frame(CLOSE))
+        meeting.stepped.turns()
+        assert meeting.stepped.timers("finish_input")
+        assert meeting.channel.take_queued() == "queued"
+
+
+def test_who_comes_back_for_more_has_been_handed_nothing() -> None:
+    with Meeting() as meeting:
+        meeting.peer.send_frame(TEXT, b"last")
+        assert meeting.receive() == "last"
+        time.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            meeting.receive(0.01)
+        assert lib.syncws_handed_ago(meeting.c) == 0
 
 
 @ENDS
