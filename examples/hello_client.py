@@ -15,7 +15,7 @@ def main() -> None:
     ws = syncws.connect(url)
     try:
         ws.send("Hello!")
-        print(f"received: {ws.recv(timeout=5)}")
+        print("received:", ws.recv(timeout=5))
         ws.ping().wait(5)
         print(f"the connection's latency is {ws.latency * 1000:.2f} ms")
     finally:

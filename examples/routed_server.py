@@ -25,7 +25,7 @@ ask_password = syncws.basic_auth("rooms", ("guest", "correct horse battery stapl
 def room(ws: syncws.ServerConnection, number: int) -> None:
     ws.send(f"welcome to room {number}, {ws.username}")
     for message in ws:
-        ws.send(f"room {number}: {message}")
+        ws.send(f"room {number}: {message!r}")
 
 
 def index(connection: syncws.PendingConnection, request: syncws.Request) -> syncws.Response:

@@ -33,7 +33,7 @@ def main() -> None:
         syncws.connect(server.url, ssl=client_context) as ws,
     ):
         ws.send("Hello over TLS!")
-        print(f"received: {ws.recv(timeout=5)}")
+        print("received:", ws.recv(timeout=5))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,24 @@
 """Blocking WebSockets for threaded Python (RFC 6455).
 
+A client::
+
+    with syncws.connect("wss://example.com/") as ws:
+        ws.send("Hello!")
+        print(ws.recv(timeout=5))
+
+A server, with a thread for each connection::
+
+    def echo(ws):
+        for message in ws:
+            ws.send(message)
+
+    with syncws.serve(echo, "localhost", 8765) as server:
+        server.serve_forever()
+
+:class:`Connection` has what both ends can do. Every call may be made from any thread, and
+returns or raises by its ``timeout``. Errors are :exc:`WebSocketError`, of which
+:exc:`ConnectionClosed` is one, ``TimeoutError`` and ``OSError``.
+
 What belongs here: the public names. What does not: anything else.
 """
 

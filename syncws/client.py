@@ -213,7 +213,7 @@ def connect(
             sock.close()
         raise
     # Not inside the try: from here on the descriptor is the connection's to close.
-    return Connection(
+    connection = Connection(
         opened.transport,
         Side.CLIENT,
         reader=client_reader(),
@@ -225,6 +225,9 @@ def connect(
         early_data=opened.early_data,
         logger=_logger if logger is None else logger,
     )
+    if connection.logger.isEnabledFor(logging.DEBUG):
+        connection.logger.debug("connection %s to %r opened", connection.id, opened.target)
+    return connection
 
 
 def unix_connect(
@@ -277,6 +280,7 @@ def _take_over(sock: socket.socket, route: Route, budget: Budget) -> Transport:
 class _Opened(NamedTuple):
     """A stream on which the opening handshake is complete."""
 
+    target: WebSocketURI
     transport: Transport
     handshake: ClientHandshake
     response: Response
@@ -300,7 +304,7 @@ def _open(
         transport = approach(route, budget)
         try:
             response, early_data = _ask(transport, handshake, target, budget, cookies)
-            return _Opened(transport, handshake, response, early_data)
+            return _Opened(target, transport, handshake, response, early_data)
         except BaseException as error:
             transport.close()
             # No other server is at the caller's socket or path.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, overload
 
 from .channel import Channel
 from .exceptions import ConnectionClosedOK
@@ -139,6 +139,15 @@ class Connection(ConnectionView):
 
     # -- receiving ----------------------------------------------------------------
 
+    @overload
+    def recv(self, timeout: float | None = ..., *, decode: Literal[True]) -> str: ...
+
+    @overload
+    def recv(self, timeout: float | None = ..., *, decode: Literal[False]) -> bytes: ...
+
+    @overload
+    def recv(self, timeout: float | None = ..., decode: bool | None = ...) -> str | bytes: ...
+
     def recv(self, timeout: float | None = None, decode: bool | None = None) -> Any:
         """Receives a message.
 
@@ -231,6 +240,9 @@ class Connection(ConnectionView):
     def recv_streaming(self, decode: bool | None = None, timeout: float | None = None) -> Pieces:
         """Receives one message in pieces, as they arrive.
 
+        What arrives while nobody is in here is gathered, up to ``max_size``: it may be meant
+        for :meth:`recv`.
+
         An iterator left before its end, or closed by its ``close()``, drops the rest of the
         message. It is for one thread.
 
@@ -249,7 +261,7 @@ class Connection(ConnectionView):
         check_timeout(timeout)
         return Pieces(self, self._channel, decode, timeout)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[str | bytes]:
         """Iterates over messages; ends when the connection is closed normally.
 
         Raises:

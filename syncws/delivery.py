@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -171,7 +172,7 @@ class DeliveryChannel(EncodingChannel):
             self.end = (
                 cause
                 if isinstance(cause, OSError)
-                else OSError(scratch.error_number, "reading from the connection failed")
+                else OSError(scratch.error_number, os.strerror(scratch.error_number))
             )
 
     def _claim(self, scratch: Any) -> None:

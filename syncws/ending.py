@@ -7,8 +7,8 @@ thread looks at a connection (:mod:`.channel`).
 The end of the input (a close frame, a violation, EOF) is an event *in order*: the
 decoder stops there, the channel is *parked*, and the end is acted on when the program
 has taken the messages before it and comes back for more, or calls ``close()``, or has done
-neither for a second since it was handed the last one. So an echo of the last good message leaves before the close frame
-that answers the bad one.
+neither for a second since it was handed the last one. So an echo of the last good message
+leaves before the close frame that answers the bad one.
 
 Whoever waits for the end reads up to it: the thread in ``close()`` if it can, else the
 reader thread.

@@ -37,9 +37,10 @@ Timeouts are the builtin :exc:`TimeoutError` and failures of the operating syste
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .frames import Close
     from .http11 import Response
 
 __all__ = [
@@ -72,16 +73,6 @@ __all__ = [
 ]
 
 
-class _CloseFrame(Protocol):
-    """What :exc:`ConnectionClosed` needs to know of :class:`syncws.frames.Close`."""
-
-    @property
-    def code(self) -> int: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
 class WebSocketError(Exception):
     """The base of every exception defined by syncws."""
 
@@ -98,8 +89,8 @@ class ConnectionClosed(WebSocketError):
 
     def __init__(
         self,
-        rcvd: _CloseFrame | None,
-        sent: _CloseFrame | None,
+        rcvd: Close | None,
+        sent: Close | None,
         rcvd_then_sent: bool | None = None,
         explanation: str = "",
     ) -> None:
@@ -360,8 +351,9 @@ class TooManyFragments(ProtocolError):
 
 
 class ConcurrencyError(WebSocketError, RuntimeError):
-    """A call was made where it would have to wait for its own thread.
+    """A call was made in the middle of another one that excludes it.
 
-    Raised when a signal handler uses a connection in the middle of a call of the
-    same thread on the same connection.
+    A signal handler used a connection in the middle of a call of the same thread on it;
+    ``recv()`` was called during ``recv_streaming()``; or a ping with the same data waits for
+    its pong.
     """

@@ -84,6 +84,13 @@ def _as_text(data: bytes) -> str:
         raise InvalidText("a text message is not UTF-8") from None
 
 
+def _fragment(extension: Extension, method: str, result: object) -> Fragment:
+    if isinstance(result, Fragment):
+        return result
+    kind = type(result).__name__
+    raise TypeError(f"extension {extension.name!r}: {method}() returned {kind}, not Fragment")
+
+
 class ExtensionChain:
     """The extensions of one connection, in the order agreed on.
 
@@ -138,7 +145,7 @@ class ExtensionChain:
             unit = stage.gather(fragment)
             if unit is None:
                 return None
-            fragment = stage.extension.encode(unit)
+            fragment = _fragment(stage.extension, "encode", stage.extension.encode(unit))
             if fragment.rsv & ~(unit.rsv | stage.extension.rsv):
                 raise RuntimeError(f"extension {stage.extension.name} set an RSV bit not its own")
         return fragment
@@ -210,7 +217,8 @@ class ExtensionChain:
         if unit is None:
             return None
         room = stage.limit - stage.produced
-        fragment = stage.extension.decode(unit, None if stage.limit == UNLIMITED else room)
+        decoded = stage.extension.decode(unit, None if stage.limit == UNLIMITED else room)
+        fragment = _fragment(stage.extension, "decode", decoded)
         stage.produced += len(fragment.data)
         if stage.produced > stage.limit:
             raise PayloadTooBig("a message exceeds max_size")

@@ -51,7 +51,7 @@ def _with_default(
     factories: list[Factory] = [] if extensions is None else list(extensions)
     for factory in factories:
         if not isinstance(factory, kind):
-            raise TypeError(f"extensions must not contain {factory!r}: {kind.__name__} is wanted")
+            raise TypeError(f"extensions must contain objects of {kind.__name__}, not {factory!r}")
     if compression is not None and all(factory.name != default.name for factory in factories):
         factories.append(default)
     return factories

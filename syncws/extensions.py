@@ -81,8 +81,9 @@ class Extension:
     reads, one at a time: one that receives, or the thread that reads for everybody. Both
     may run at the same time as each other. Neither may wait for anything.
 
-    An extension that owns RSV bits or opcodes is shown only those incoming messages that
-    carry one of them; one that owns none is shown every message.
+    An extension that owns RSV bits or opcodes, be they of control frames, is shown only those
+    incoming messages that carry one of them; one that owns none is shown every message. So a
+    peer can pass by one that owns an RSV bit, by leaving that out.
 
     What ``decode`` raises fails the connection: a :exc:`ProtocolError` with its
     ``close_code``, anything else with 1011. What ``encode`` raises comes out of ``send()``.
@@ -137,7 +138,8 @@ class Extension:
         """The connection is open.
 
         Args:
-            send_control: Sends a control frame with one of :attr:`opcodes`, from any thread.
+            send_control: Sends a control frame with one of :attr:`opcodes`, from any thread;
+                ``False`` if there is no room for it now. Raises :exc:`ConnectionClosed`.
         """
 
     def receive_control(self, opcode: int, data: bytes) -> None:
@@ -181,7 +183,7 @@ class ClientExtensionFactory:
 
     def get_request_params(self) -> ExtensionParameters:
         """The parameters of the offer."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no get_request_params()")
 
     def process_response_params(
         self, params: ExtensionParameters, accepted_extensions: Sequence[Extension]
@@ -198,7 +200,7 @@ class ClientExtensionFactory:
         Raises:
             NegotiationError: The parameters do not answer this offer.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no process_response_params()")
 
 
 class ServerExtensionFactory:
@@ -228,7 +230,7 @@ class ServerExtensionFactory:
         Raises:
             NegotiationError: The offer is declined; the next one may be accepted.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no process_request_params()")
 
 
 def check_compatible(extension: Extension, accepted: Sequence[Extension]) -> None:
@@ -237,7 +239,10 @@ def check_compatible(extension: Extension, accepted: Sequence[Extension]) -> Non
     Raises:
         NegotiationError: It claims an RSV bit or an opcode of one of them (RFC 6455 9.1), or
             one that no extension may have (section 5.2).
+        TypeError: It is no extension.
     """
+    if not isinstance(extension, Extension):
+        raise TypeError(f"a factory returned {extension!r}, which is not an Extension")
     if extension.rsv & ~7 or extension.opcodes - {3, 4, 5, 6, 7, 11, 12, 13, 14, 15}:
         raise NegotiationError(f"extension {extension.name} claims what is not reserved")
     for other in accepted:

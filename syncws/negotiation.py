@@ -237,6 +237,7 @@ def extensions_header(extensions: Sequence[tuple[str, ExtensionParameters]]) -> 
 
     Raises:
         ValueError: A name or a value of a factory's is not a token.
+        TypeError: It is not even a ``str``.
     """
     parts = []
     for name, parameters in extensions:
@@ -246,6 +247,8 @@ def extensions_header(extensions: Sequence[tuple[str, ExtensionParameters]]) -> 
             tokens += [parameter] if value is None else [parameter, value]
             part += f"; {parameter}" if value is None else f"; {parameter}={value}"
         for token in tokens:
+            if not isinstance(token, str):
+                raise TypeError(f"extension {name!r}: {token!r} must be a str")
             if is_token(token) is None:
                 raise ValueError(f"extension {name!r}: {token!r} is not a token")
         parts.append(part)

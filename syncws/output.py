@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterable
 
@@ -245,7 +246,7 @@ class OutputChannel:
 
     def _note_write_error(self, number: int) -> None:
         if self.write_error is None:
-            self.write_error = OSError(number, "writing to the connection failed")
+            self.write_error = OSError(number, os.strerror(number))
 
     # -- sending ------------------------------------------------------------------
 

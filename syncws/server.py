@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from .accepting import listen_tcp, listen_unix, unix_remover
-from .connection import Connection
 from .exceptions import ConnectionClosed
 from .extension_options import server_extensions
 from .extensions import ServerExtensionFactory
@@ -39,7 +38,7 @@ from .server_connection import Handler
 from .server_handshake import SERVER, accept, check_server_options
 from .serving import StuckHandler, ThreadingServer
 from .session import Service
-from .waiting import check_connections
+from .waiting import AnyConnection, check_connections
 
 __all__ = ["Handler", "StuckHandler", "ThreadingServer", "broadcast", "serve", "unix_serve"]
 
@@ -246,12 +245,12 @@ def unix_serve(
 
 
 def broadcast(
-    connections: Iterable[Connection],
+    connections: Iterable[AnyConnection],
     message: str | bytes | bytearray | memoryview,
     *,
     text: bool | None = None,
     compress: bool | None = None,
-) -> list[Connection]:
+) -> list[AnyConnection]:
     """Sends a message to many connections, without waiting for any of their peers.
 
     A peer that reads slowly keeps nobody waiting: the message is dropped for a connection

@@ -37,17 +37,17 @@ class ServerConnection(Connection):
     def continue_from(self, pending: PendingConnection) -> None:
         """Becomes the connection of which hooks have seen the request."""
         self._id = pending.known_id
-        self._remote_address = pending.stated_address
+        self._remote_address = pending.remote_address
         self.username = pending.username
         self.secure = pending.secure
 
     @property
     def remote_address(self) -> Any:
-        """As ``socket.getpeername()``; ``None`` when closed.
+        """As ``socket.getpeername()``, also when closed; ``None`` if it had left at once.
 
-        With ``trusted_proxies=``: the address of the peer behind them, also when closed.
+        With ``trusted_proxies=``: the address of the peer behind them.
         """
-        return self._remote_address or super().remote_address
+        return self._remote_address
 
 
 Handler = Callable[[ServerConnection], object]

@@ -22,13 +22,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from .accepting import Acceptor
-from .connection import Connection
 from .frames import SLICE, Close, CloseCode
 from .handshake import error_response
 from .http11 import Response
 from .opening import FAREWELL_TIME, SMALL_ANSWER, Opening
 from .options import check_timeout
 from .reader import Reader
+from .server_connection import ServerConnection
 from .server_handshake import check_request, check_upgrade
 from .session import Service, Session
 from .stacks import stacks_of
@@ -58,7 +58,7 @@ class StuckHandler(NamedTuple):
     """
 
     thread_name: str
-    connection: Connection | None
+    connection: ServerConnection | None
     stack: str
 
 
@@ -152,7 +152,7 @@ class ThreadingServer:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._address[1]}/"
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[ServerConnection]:
         """The connections that are open now: a snapshot."""
         found = (session.connection for session in self._sessions.copy())
         return {

@@ -38,7 +38,7 @@ class Service:
         accept: Answers a valid upgrade request, given whether the peer is ``secure``: the
             response, and the subprotocol if it is a 101.
         options: For the connections.
-        logger: Gets the failures of the user's code.
+        logger: Gets the failures of the user's code, who was refused, and at level DEBUG the rest.
         hooks: May answer instead.
         trusted_proxies: Those whose word on their peers is taken.
         proxy_protocol: Whether they, and only they, connect, by the PROXY protocol.
@@ -57,6 +57,14 @@ class Service:
         # One that raises costs a line of the log and nothing else.
         with contextlib.suppress(Exception):
             self.logger.log(level, message, *arguments, exc_info=exc_info)
+
+    def tell(self, event: str, connection: ServerConnection) -> None:
+        """Logs what is no failure, if somebody wants to know."""
+        with contextlib.suppress(Exception):
+            # Else every connection would need an identifier.
+            if self.logger.isEnabledFor(logging.DEBUG):
+                address = connection.remote_address
+                self.logger.debug("connection %s from %s %s", connection.id, address, event)
 
 
 class Session:
@@ -108,9 +116,12 @@ class Session:
             response = hooks.after(pending, response)
         except BaseException:
             # The user's code failed. The peer is not told how.
-            self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
+            self._log_failure(pending)
             response = error_response(500, "The server failed to answer the request.")
-        if accepted is None or response.status_code != 101:
+        status = response.status_code
+        if accepted is None or status != 101:
+            level = logging.INFO if status >= 400 else logging.DEBUG
+            self._service.log(level, "request of %s: HTTP %d", pending.remote_address, status)
             return response
         if self._goodbye is not None:
             return error_response(503, "The server is shutting down.")
@@ -163,11 +174,12 @@ class Session:
         except OSError as error:
             # It left, or does not read: TimeoutError is one, too.
             transport.close()
-            self._service.log(logging.INFO, "opening handshake failed: %s", error)
+            address = pending.remote_address
+            self._service.log(logging.INFO, "opening handshake with %s failed: %s", address, error)
             return None
         except BaseException:
             transport.close()
-            self._service.log(logging.ERROR, "opening handshake failed", exc_info=True)
+            self._log_failure(pending)
             return None
         self.connection = connection
         goodbye = self._goodbye
@@ -178,25 +190,44 @@ class Session:
             connection.abort("the server was shut down")
         return connection
 
+    def _log_failure(self, pending: PendingConnection) -> None:
+        text = "opening handshake with %s failed"
+        self._service.log(logging.ERROR, text, pending.remote_address, exc_info=True)
+
     def _converse(self, connection: ServerConnection, handler: Handler) -> None:
         code = CloseCode.NORMAL_CLOSURE
+        self._service.tell("opened", connection)
         try:
             handler(connection)
         except BaseException as error:
             # SystemExit, too: a handler ends its connection, not the server.
             if isinstance(error, ConnectionClosed) and not connection.connected:
-                # repr(): the reason in it comes from the peer, and may forge lines of a log.
-                self._service.log(logging.INFO, "connection %s ended: %r", connection.id, error)
+                self._log_end(connection, error)
             else:
                 code = CloseCode.INTERNAL_ERROR
                 self._service.log(
-                    logging.ERROR, "handler of connection %s failed", connection.id, exc_info=True
+                    logging.ERROR,
+                    "handler of connection %s from %s failed",
+                    connection.id,
+                    connection.remote_address,
+                    exc_info=True,
                 )
         try:
             connection.close(code)
+            self._service.tell("closed", connection)
         except BaseException as error:
             connection.abort("it could not be closed")
-            self._service.log(logging.INFO, "connection %s ended: %r", connection.id, error)
+            self._log_end(connection, error)
+
+    def _log_end(self, connection: ServerConnection, error: BaseException) -> None:
+        # ascii(): the reason in it comes from the peer, and may forge lines of a log.
+        self._service.log(
+            logging.INFO,
+            "connection %s from %s ended: %s",
+            connection.id,
+            connection.remote_address,
+            ascii(str(error))[1:-1],
+        )
 
 
 def _remote_address(opening: Opening) -> Any:

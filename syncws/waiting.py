@@ -7,6 +7,7 @@ anything about one connection.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from .connection import Connection
 from .frames import lib
@@ -14,10 +15,12 @@ from .options import check_timeout
 from .transport import remaining
 from .waiters import Waiter
 
-__all__ = ["check_connections", "wait"]
+__all__ = ["AnyConnection", "check_connections", "wait"]
+
+AnyConnection = TypeVar("AnyConnection", bound=Connection)
 
 
-def check_connections(connections: Iterable[Connection]) -> list[Connection]:
+def check_connections(connections: Iterable[AnyConnection]) -> list[AnyConnection]:
     """The argument of that name, as a list.
 
     Raises:
@@ -35,7 +38,7 @@ def check_connections(connections: Iterable[Connection]) -> list[Connection]:
     return checked
 
 
-def wait(connections: Sequence[Connection], timeout: float | None = None) -> list[Connection]:
+def wait(connections: Sequence[AnyConnection], timeout: float | None = None) -> list[AnyConnection]:
     """Waits until one of several connections has something to receive.
 
     That is a message, or the end: then :meth:`Connection.recv` does not wait.

@@ -115,6 +115,18 @@ def test_arguments_reach_the_request_and_the_connection(scripted: Serve) -> None
     assert time.monotonic() - started < 3  # close_timeout arrived, too
 
 
+def test_a_logger_that_wants_to_know_is_told(
+    scripted: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = scripted(upgrade)
+    with caplog.at_level(logging.DEBUG, "syncws.client"):
+        ws = syncws.connect(server.uri + "path?token=secret")
+    ws.abort()
+    [record] = caplog.records
+    address = f"ws://127.0.0.1:{server.port}/path?***"
+    assert record.getMessage() == f"connection {ws.id} to <WebSocketURI {address}> opened"
+
+
 def test_f11c_each_attempt_has_a_key_of_its_own(scripted: Serve) -> None:
     server = scripted(upgrade)
     keys = set()

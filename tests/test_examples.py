@@ -103,7 +103,7 @@ def test_routed_server() -> None:
         ) as ws:
             assert ws.recv(timeout=PATIENCE) == "welcome to room 7, guest"
             ws.send("hi")
-            assert ws.recv(timeout=PATIENCE) == "room 7: hi"
+            assert ws.recv(timeout=PATIENCE) == "room 7: 'hi'"
 
 
 def test_tls_echo() -> None:

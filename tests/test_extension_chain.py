@@ -11,6 +11,7 @@ from extending import Adding, agreed, pass_on, protocols
 from syncws.exceptions import InvalidText, PayloadTooBig, ProtocolError
 from syncws.extension_chain import ExtensionChain, encoded_limit
 from syncws.extensions import (
+    Extension,
     Fragment,
     Unit,
 )
@@ -179,6 +180,17 @@ def test_a_bit_or_opcode_that_it_leaves(left: dict[str, int]) -> None:
 
     with pytest.raises(ProtocolError, match="left that no extension has decoded"):
         ExtensionChain([Lazy(rsv=4, opcodes=[3])], None).decode(piece(b"", **left))
+
+
+@pytest.mark.parametrize("method", ["encode", "decode"])
+def test_whose_method_returns_nothing_is_named(method: str) -> None:
+    extension = Extension()
+    extension.name = "forgetful"
+    setattr(extension, method, lambda *_: None)
+    chain = ExtensionChain([extension], None)
+    with pytest.raises(TypeError, match=rf"extension 'forgetful': {method}\(\) returned NoneType"):
+        chain.encode_message(TEXT, b"text", None)
+        chain.decode(piece(b"text"))
 
 
 def test_text_is_checked_however_it_is_cut() -> None:

@@ -43,10 +43,10 @@ def test_wrong_arguments_are_named(options: Any, other: Any, deflate: Any) -> No
         with pytest.raises(TypeError, match="extensions must be a sequence of factories"):
             options(wrong, None)
     for wrong in (other, "x", None):
-        with pytest.raises(TypeError, match="extensions must not contain"):
+        with pytest.raises(TypeError, match="extensions must contain objects of "):
             options([wrong], None)
 
 
 def test_factories_of_the_other_side_are_refused() -> None:
-    with pytest.raises(TypeError, match="ClientExtensionFactory is wanted"):
+    with pytest.raises(TypeError, match="objects of ClientExtensionFactory, not <"):
         client_extensions([ServerOther()], None)  # type: ignore[list-item]

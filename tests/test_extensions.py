@@ -45,12 +45,20 @@ def test_an_extension_that_does_nothing() -> None:
 
 
 def test_what_has_to_be_written() -> None:
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="ExtensionFactory has no get_request_params"):
         ClientExtensionFactory().get_request_params()
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(
+        NotImplementedError, match="ExtensionFactory has no process_response_params"
+    ):
         ClientExtensionFactory().process_response_params([], [])
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="ExtensionFactory has no process_request_params"):
         ServerExtensionFactory().process_request_params([], [])
+
+
+def test_what_a_factory_returns_is_checked() -> None:
+    nothing: Any = None
+    with pytest.raises(TypeError, match="returned None, which is not an Extension"):
+        check_compatible(nothing, [])
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def test_what_cannot_be_written(wrong: Any) -> None:
         syncws.connect("ws://127.0.0.1:1/", extensions=[ClientOffer(*wrong)])
 
 
+def test_what_is_written_is_text() -> None:
+    wrong: Any = ("a", [("b", 5)])
+    with pytest.raises(TypeError, match="extension 'a': 5 must be a str"):
+        extensions_header([wrong])
+
+
 # -- a server -------------------------------------------------------------------------------
 
 A, B = ServerOffer("x-a", [("yes", None)], rsv=2), ServerOffer("x-b", opcodes=[3])

@@ -327,6 +327,7 @@ def test_d8_a_slow_peer_keeps_nobody_waiting(audience: Audience) -> None:
     wait_until(lambda: received[0] == sent * frame)
     audience.server.shutdown(timeout=0.2)
     thread.join(PATIENCE)
+    assert connection.remote_address == slow.sock.getsockname()  # for logs, when it has ended
 
 
 def test_closed_connections_are_passed_over(audience: Audience) -> None:

@@ -31,7 +31,7 @@ class Logger(logging.Logger):
     """Keeps what it is told; fails if it is to."""
 
     def __init__(self) -> None:
-        super().__init__("test", logging.DEBUG)
+        super().__init__("test", logging.INFO)
         self.records: list[logging.LogRecord] = []
         self.broken = False
 
@@ -202,6 +202,31 @@ def test_a_request_that_is_refused(stage: Stage) -> None:
     response = stage.run()
     assert response is not None
     assert response.status_code == 403
+    [text] = stage.logger.at(logging.INFO)
+    assert text == f"request of {stage.ours.getpeername()}: HTTP 403"
+
+
+def test_what_is_no_failure_is_told_at_level_debug(stage: Stage) -> None:
+    stage.logger.setLevel(logging.DEBUG)
+    seen: list[Any] = []
+    stage.handler = lambda ws: seen.append((ws.id, ws.remote_address))
+    thread = stage.start()
+    stage.peer.receive_head()
+    assert stage.peer.answer_close() == 1000
+    thread.join(PATIENCE)
+    [(identifier, address)] = seen
+    assert stage.logger.at(logging.DEBUG) == [
+        f"connection {identifier} from {address} {event}" for event in ("opened", "closed")
+    ]
+    assert len(stage.logger.records) == 2
+
+
+def test_an_answer_that_is_no_refusal_is_told_at_level_debug(stage: Stage) -> None:
+    stage.logger.setLevel(logging.DEBUG)
+    stage.hooks = Hooks(process_request=lambda pending, request: pending.respond(200, "alive"))
+    stage.run()
+    [text] = stage.logger.at(logging.DEBUG)
+    assert text.endswith("HTTP 200")
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit(3)])
@@ -216,7 +241,8 @@ def test_e18_an_exception_of_the_users_is_a_500_without_its_text(
     assert response is not None
     assert response.status_code == 500
     assert b"secret" not in response.serialize()
-    assert stage.logger.at(logging.ERROR) == ["opening handshake failed"]
+    [text] = stage.logger.at(logging.ERROR)
+    assert text.startswith("opening handshake with ")
 
 
 def test_e13_a_subprotocol_that_was_not_offered_is_a_500(stage: Stage) -> None:
@@ -237,7 +263,7 @@ def test_g11x_a_logger_that_raises_costs_a_line(stage: Stage) -> None:
     stage.accept = fail
     response = stage.run()
     assert response is not None
-    assert len(stage.logger.records) == 1
+    assert len(stage.logger.records) == 2  # why, and what it was told
 
 
 def test_a_peer_that_left_before_the_answer(stage: Stage) -> None:
