@@ -43,6 +43,8 @@ CHUNK = 65536
 _SMALL_CHUNK = 8192
 # How often one call receives while that brings no data.
 _FILLS = 4
+# The same in the TLS handshake, where 100 KiB of certificates may be needed.
+_HANDSHAKE_FILLS = 16
 # Without close_notify the stream ends as with it: RFC 6455 has its own closing handshake, and
 # tells the two apart by that.
 _ENDS = (ssl.SSLZeroReturnError, ssl.SSLEOFError)
@@ -185,6 +187,9 @@ class Transport:
             OSError: The connection broke.
         """
         while interest := self.handshake():
+            # A peer that keeps the descriptor ready does not put off the deadline.
+            if remaining(deadline) == 0.0:
+                raise TimeoutError("timed out")
             wait_for(self.sock, interest, deadline)
 
     def receive_before(self, deadline: float | None, size: int = CHUNK) -> bytes:
@@ -213,8 +218,17 @@ class Transport:
             sent = self.send(view)
             view = view[sent:]
             if view and not sent:
-                wait_for(self.sock, WRITE, deadline)
+                self._wait_to_send(deadline)
         while not self.flush():
+            self._wait_to_send(deadline)
+
+    def _wait_to_send(self, deadline: float | None) -> None:
+        if remaining(deadline) == 0.0:
+            raise TimeoutError("timed out")
+        if self.stalled:
+            # Data in between has no business before the opening handshake: an SSLError.
+            self.complete_handshake(deadline)
+        else:
             wait_for(self.sock, WRITE, deadline)
 
 
@@ -308,22 +322,31 @@ class TLSTransport(Transport):
         return not self._stacked or self._below.flush()
 
     def handshake(self) -> int:
-        """One step of the TLS handshake: 0 when done, else what to wait for."""
+        """One step of the TLS handshake: 0 when done, else what to wait for.
+
+        If the stream below renegotiates (TLS 1.2), of that first.
+        """
+        if self._below.stalled and (interest := self._below.handshake()):
+            return interest
         memory = memoryview(bytearray(_SMALL_CHUNK))
+        fills = 0
         while True:
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 if not self.flush():
-                    return READ | WRITE
-                if self._fill(memory) is None:
+                    return READ if self._below.stalled else READ | WRITE
+                # OpenSSL passes over any number of requests to renegotiate.
+                if fills == _HANDSHAKE_FILLS or self._fill(memory) is None:
                     return READ
+                fills += 1
                 continue
             except ssl.SSLError:
                 # The peer is told why by an alert, if there is room for one.
                 with contextlib.suppress(OSError):
                     self.flush()
                 raise
+            self._stalled = False
             return 0 if self.flush() else WRITE
 
     def receive_into(self, memory: memoryview) -> int | None:

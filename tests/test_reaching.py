@@ -351,6 +351,42 @@ def test_tls_in_tls_ends_each_layer_by_its_own_alert(
     assert ended.wait(PATIENCE)
 
 
+@pytest.mark.parametrize("of_inner", [True, False])
+def test_the_layer_below_renegotiates_first(
+    nested: tuple[TLSTransport, threading.Event], of_inner: bool
+) -> None:
+    """An ``https://`` proxy does beside its answer, before the TLS in it begins or later."""
+    transport, ended = nested
+    below = transport._below
+    assert isinstance(below, TLSTransport)
+    lower, steps = below.tls, ["write", "handshake"]
+
+    class Renegotiating:
+        def write(self, data: bytes) -> int:
+            if steps:
+                raise ssl.SSLWantReadError
+            return lower.write(data)
+
+        def pending(self) -> int:
+            return 0
+
+        def do_handshake(self) -> None:
+            steps.clear()
+
+    below.tls = Renegotiating()  # type: ignore[assignment]  # a stand-in
+    assert transport.send(b"x") == 1
+    assert transport.stalled
+    if of_inner:
+        transport.complete_handshake(time.monotonic() + PATIENCE)
+    else:
+        transport.send_before(b"y", time.monotonic() + PATIENCE)
+    assert not steps
+    assert not transport.stalled
+    below.tls = lower
+    transport.end_output()
+    assert ended.wait(PATIENCE)
+
+
 def test_what_the_layer_below_does_not_take_is_kept(
     nested: tuple[TLSTransport, threading.Event],
 ) -> None:

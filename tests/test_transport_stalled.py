@@ -6,6 +6,7 @@ is in ``interop/test_openssl.py``.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pairing import InThread, Pair, eventually
+from pairing import PATIENCE, InThread, Pair, eventually
 
 from syncws.frames import lib
 from syncws.transport import TLSTransport
@@ -120,3 +121,79 @@ def test_nothing_is_written_before_all_that_came_is_read(pair: Pair, refusing: R
         assert refusing.refusals == refused
         assert transport._incoming.read() == b"more"
         assert transport.send(b"") == 0
+
+
+# A record full of HelloRequest (RFC 5246 section 7.4.1.1), any number of which OpenSSL ignores.
+HELLO_REQUESTS = b"\x16\x03\x03\x40\x00" + bytes(4) * 4096
+
+
+def test_g3x_endless_requests_to_renegotiate_do_not_put_off_the_deadline(
+    client_context: ssl.SSLContext,
+) -> None:
+    ours, theirs = socket.socketpair()
+
+    def flood() -> int:
+        theirs.settimeout(PATIENCE)
+        theirs.recv(65536)
+        for number in range(20_000):
+            try:
+                theirs.sendall(HELLO_REQUESTS)
+            except OSError:
+                return number
+        return 20_000
+
+    with theirs:
+        flooding = InThread(flood)
+        transport = TLSTransport(ours, client_context, server_hostname="localhost")
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            transport.complete_handshake(started + 0.2)
+        assert time.monotonic() - started < 5
+        transport.close()
+        assert flooding.result() < 20_000
+
+
+class Renegotiating:
+    """An ``SSLObject`` that wants its handshake to go on before it writes."""
+
+    def __init__(self, tls: ssl.SSLObject, steps: int) -> None:
+        self.tls = tls
+        self.steps = steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tls, name)
+
+    def write(self, data: Any) -> int:
+        if self.steps:
+            raise ssl.SSLWantReadError
+        return self.tls.write(data)
+
+    def do_handshake(self) -> None:
+        if self.steps > 1:
+            self.steps -= 1
+            raise ssl.SSLWantReadError
+        self.steps = 0
+
+
+def test_before_the_connection_is_open_the_sender_goes_on_with_the_handshake(pair: Pair) -> None:
+    transport = pair.connection._channel.transport
+    assert isinstance(transport, TLSTransport)
+    transport.tls = Renegotiating(transport.tls, 1)  # type: ignore[assignment]  # a stand-in
+    with pair.connection._channel.state_lock:
+        transport.send_before(b"x" * 9, time.monotonic() + PATIENCE)
+    assert not transport.stalled
+    read(pair, 9)
+
+
+def test_it_waits_for_a_peer_that_does_not_until_the_deadline(pair: Pair) -> None:
+    transport = pair.connection._channel.transport
+    assert isinstance(transport, TLSTransport)
+    transport.tls = Renegotiating(transport.tls, 2**30)  # type: ignore[assignment]  # a stand-in
+    with pair.connection._channel.state_lock:
+        started = time.monotonic()
+        used = time.thread_time()
+        with pytest.raises(TimeoutError):
+            transport.send_before(b"x", started + 0.3)
+        assert time.monotonic() - started < 5
+        assert time.thread_time() - used < 0.2  # it waited
+    pair.connection.abort()

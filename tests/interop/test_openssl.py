@@ -192,6 +192,54 @@ def test_G3x_server_changes_keys(
 
 
 @pytest.mark.parametrize("security", ["wss"], indirect=True)
+@pytest.mark.parametrize("accepted", [True, False])
+def test_G3x_a_proxy_renegotiates_beside_its_answer(
+    security: Security, tmp_path: Path, accepted: bool
+) -> None:
+    """The request behind it, or the close of what was refused, waits for that and no longer."""
+    with (
+        OpenSSL(
+            tmp_path / "messages",
+            *("s_server", "-accept", "127.0.0.1:0", "-tls1_2"),
+            *("-cert", str(security.certificate), "-key", str(security.key)),
+        ) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        port = int(server.expect(rb"ACCEPT 127\.0\.0\.1:(\d+)\n")[1])
+        connecting = pool.submit(
+            syncws.connect,
+            "ws://example.test/",
+            proxy=f"https://127.0.0.1:{port}",
+            proxy_ssl=security.client,
+            ping_interval=None,
+        )
+        server.expect(rb"CONNECT .*?\r\n\r\n")
+        server.command("r")
+        server.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        head = server.expect(rb"GET .*?\r\n\r\n")[0]
+        assert server.messages("<<<", "ClientHello") == 2
+        key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
+        assert key is not None
+        server.command("r")
+        server.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: "
+            + wire.accept_value(key[1])
+            + b"\r\n"
+            + (b"" if accepted else b"Sec-WebSocket-Protocol: nobody-asked\r\n")
+            + b"\r\n"
+        )
+        if accepted:
+            ws = connecting.result(PATIENCE)
+            ws.send("text")
+            server.expect_message(b"text")
+            ws.abort()
+        else:
+            with pytest.raises(syncws.NegotiationError):
+                connecting.result(PATIENCE)
+
+
+@pytest.mark.parametrize("security", ["wss"], indirect=True)
 @pytest.mark.parametrize("letter", ["k", "K"])
 def test_G3x_client_changes_keys(security: Security, tmp_path: Path, letter: str) -> None:
     def handler(connection: syncws.Connection) -> None:
