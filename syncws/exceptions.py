@@ -133,16 +133,21 @@ class ForkedConnectionError(ConnectionClosedError):
         )
 
 
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
+
+
 def _without_secrets(uri: str) -> str:
     """``uri`` without what may be a password or a token."""
     # The URI is malformed, so what is user information is a guess: everything before an
-    # '@', unless the '@' comes after a path and a '?'.
+    # '@', unless the '@' comes after a host, a path and a '?'.
     scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "", uri
     shown = re.split(r"[?#]", rest, maxsplit=1)[0]
-    if "@" in rest and "@" not in shown and "/" not in shown:
-        return f"{scheme}{separator}***"
+    if "@" in rest and "@" not in shown:
+        authority, slash, _ = shown.partition("/")
+        if not slash or _AUTHORITY.fullmatch(authority) is None:
+            return f"{scheme}{separator}***"
     return scheme + separator + shown.rpartition("@")[2]
 
 

@@ -27,14 +27,17 @@ ProxyAddress: TypeAlias = str | _Address | _Network
 
 UNIX = "unix:"
 
-# One pair of a Forwarded element and what follows it (RFC 7239 section 4).
+# One pair of a Forwarded element and what follows it (RFC 7239 section 4). Possessive, for two
+# runs of spaces side by side can be told apart in as many ways as there are spaces.
 _PAIR = re.compile(
-    rf'[ \t]*(?:({TOKEN})=(?:({TOKEN})|"((?:[^"\\]|\\[^\x00-\x08\x0a-\x1f\x7f])*)"))?'
-    r"[ \t]*([;,]|\Z)"
+    rf'[ \t]*+(?:({TOKEN})=(?:({TOKEN})|"((?:[^"\\]|\\[^\x00-\x08\x0a-\x1f\x7f])*)")[ \t]*+)?'
+    r"([;,]|\Z)"
 )
 _QUOTED_PAIR = re.compile(r"\\(.)")
 # Section 6: an address, IPv6 in brackets, with a port that may be a made-up name.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?")
+# RFC 4291 section 2.5.5.2.
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _SECURE = {"https": True, "wss": True, "http": False, "ws": False}
 
 
@@ -61,7 +64,7 @@ class TrustedProxies:
             if not isinstance(proxy, (str, *_ADDRESSES, *_NETWORKS)):
                 raise TypeError(f"trusted_proxies must not contain {type(proxy).__name__}")
             try:
-                self._networks.append(ipaddress.ip_network(proxy))
+                self._networks.append(_unmapped_network(ipaddress.ip_network(proxy)))
             except ValueError as error:
                 raise ValueError(f"trusted_proxies: {error}") from None
 
@@ -168,6 +171,13 @@ def _unmapped(address: _Address) -> _Address:
     # What a socket for both families calls an IPv4 peer.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def _unmapped_network(network: _Network) -> _Network:
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        address = int(network.network_address) & 0xFFFFFFFF
+        return ipaddress.IPv4Network((address, network.prefixlen - 96))
+    return network
 
 
 def _items(headers: Headers, name: str) -> list[str]:

@@ -159,22 +159,24 @@ def _is_this_machine(host: str) -> bool:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def _is_excepted(host: str, port: int, no_proxy: str) -> bool:
     """Whether ``no_proxy`` has ``host``, a domain above it, or a network with it."""
     address = _address(host)
     for entry in re.split(r"[\s,]+", no_proxy.lower()):
-        if entry == "*":
-            return True
         # What has more colons than that is an address of IPv6.
         match = _EXCEPTION.fullmatch(entry)
         name, number = (entry, None) if match is None else (match[1].strip("[]"), match[2])
         if not name or (number is not None and int(number) != port):
             continue
+        if name == "*":
+            return True
         if address is not None:
             try:
                 if address in ipaddress.ip_network(name, strict=False):

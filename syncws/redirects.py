@@ -21,6 +21,8 @@ __all__ = ["Redirects", "same_origin"]
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f]")
+# A scheme or "//", and no authority behind it: "http:///x", "http:x", "//".
+_WITHOUT_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!//[^/?#])|//(?![^/?#])")
 
 
 def same_origin(one: WebSocketURI, other: WebSocketURI) -> bool:
@@ -118,6 +120,9 @@ def _resolve(target: WebSocketURI, location: str) -> WebSocketURI:
     location = location.encode("latin-1").decode()
     # urljoin() would strip some of these.
     if not location or _FORBIDDEN.search(location) is not None:
+        raise ValueError
+    # Nor is a missing host the one that said so (RFC 9110 section 4.2.1).
+    if _WITHOUT_HOST.match(location) is not None:
         raise ValueError
     base = f"http{'s' if target.secure else ''}://{target.host_header}{target.resource_name}"
     absolute = urllib.parse.urljoin(base, location).partition("#")[0]

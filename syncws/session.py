@@ -141,10 +141,14 @@ class Session:
         """The address that a trusted proxy states, and whether the peer came over TLS."""
         stated = Peer(None, opening.transport.tls is not None)
         trusted = self._service.trusted_proxies
-        if opening.stated is not None:
+        if opening.stated is None:
+            author = _remote_address(opening)
+        else:
             stated = stated.corrected(opening.stated)
-        # Behind a PROXY header, the headers of HTTP are those of whom it names.
-        if trusted is not None and trusted.include(stated.address or _remote_address(opening)):
+            # The headers of HTTP are those of whom a PROXY header names. If it names nobody, they
+            # may be anybody's: it can have no words for the client's kind of address.
+            author = opening.stated.address
+        if trusted is not None and trusted.include(author):
             stated = stated.corrected(forwarded_peer(request.headers, trusted))
         return stated.address, bool(stated.secure)
 

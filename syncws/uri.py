@@ -214,9 +214,13 @@ def parse_host(authority: str) -> tuple[str, int | None]:
         if len(name) > _MAX_NAME_LENGTH:
             raise ValueError("the host is not a valid name")
         try:
-            authority = name.encode("idna").decode("ascii") + colon + digits
+            encoded = name.encode("idna").decode("ascii")
         except UnicodeError:
-            raise ValueError("the host is not a valid internationalized name") from None
+            encoded = ""
+        # Compatibility characters become colons, brackets and slashes.
+        if _NAME.fullmatch(encoded) is None:
+            raise ValueError("the host is not a valid internationalized name")
+        authority = encoded + colon + digits
     host, port = parse_authority(authority)
     return host + zone, port
 

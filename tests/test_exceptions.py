@@ -102,6 +102,21 @@ def test_f9c_a_uri_in_an_exception_shows_no_secrets() -> None:
     assert isinstance(error, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("ws://jo:secr/et@host/", "ws://host/"),
+        ("ws://jo:secr/et?secret@host/", "ws://***"),
+        ("ws://jo:secr?et@host/", "ws://***"),
+        ("ws://host/path?secret@x", "ws://host/path"),
+        ("ws://host:80/path#secret@x", "ws://host:80/path"),
+        ("ws://[::1]:80/path#secret@x", "ws://[::1]:80/path"),
+    ],
+)
+def test_f9c_what_may_be_a_password_is_not_shown(uri: str, shown: str) -> None:
+    assert InvalidURI(uri, "why").uri == shown
+
+
 def test_handshake_errors() -> None:
     assert InvalidMessage("bad").status_code == 400
     assert SecurityError("too long", 431).status_code == 431

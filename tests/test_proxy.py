@@ -214,6 +214,7 @@ def test_a_bad_variable_is_named() -> None:
         "ws://127.0.0.1/",
         "ws://127.9.9.9/",
         "ws://[::1]/",
+        "ws://[::ffff:127.0.0.1]/",
     ],
 )
 def test_this_machine_needs_no_proxy(uri: str) -> None:
@@ -250,7 +251,10 @@ def test_another_machine_may_need_one(uri: str) -> None:
         ("example.com:80", WS, True),
         ("example.com:443", WS, False),
         ("example.com:443", WSS, True),
-        ("*:80", WS, False),
+        ("*:80", WS, True),
+        ("*:81", WS, False),
+        ("*:80", "ws://10.0.0.1/", True),
+        ("10.0.0.0/8", "ws://[::ffff:10.0.0.1]/", True),
         ("example.com:" + "9" * 5000, WS, False),
         ("10.0.0.0/" + "9" * 5000, "ws://10.0.0.1/", False),
         ("10.0.0.1", "ws://10.0.0.1/", True),

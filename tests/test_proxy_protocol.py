@@ -224,6 +224,33 @@ def test_the_peer_is_the_one_that_the_header_names(
         assert told(raw, header) == expected
 
 
+FORGED = b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # It names whom nobody trusts,
+        ("v1", "1.2.3.4 False"),
+        # or nobody: then the headers may be anybody's.
+        ("v1 unknown", "127.0.0.1 False"),
+        ("v2 local", "127.0.0.1 False"),
+        ("v2 unix", "127.0.0.1 False"),
+        ("v2 unspecified", "127.0.0.1 False"),
+    ],
+)
+def test_who_is_not_named_is_not_believed_in_headers(
+    start: Start, name: str, expected: str
+) -> None:
+    server = start(tell, trusted_proxies=LOOPBACK, proxy_protocol=True)
+    with RawClient(server.address) as raw:
+        forged = request().replace(b"\r\n\r\n", b"\r\n" + FORGED + b"\r\n")
+        raw.send(GOOD[name][0] + forged)
+        assert raw.receive_head().startswith(b"HTTP/1.1 101 ")
+        assert raw.receive_frame()[1].decode() == expected
+        assert raw.answer_close() == 1000
+
+
 def test_byte_by_byte(start: Start) -> None:
     server = start(tell, trusted_proxies=LOOPBACK, proxy_protocol=True)
     for name in ("v1", "v2"):

@@ -151,6 +151,12 @@ def test_f4c_only_the_program_says_who_it_is() -> None:
         "http:// hidden/",
         "/\u00e9?hidden",
         "ws://h h/?hidden",
+        "http:///hidden",
+        "http:/hidden",
+        "http:hidden",
+        "https:?hidden",
+        "///hidden",
+        "//?hidden",
     ],
 )
 def test_f4c_a_location_that_is_none(location: str) -> None:

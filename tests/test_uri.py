@@ -111,6 +111,8 @@ PLACES = [
 ]
 INVALID = [
     ("F1c-nonlatin-host", "ws://h\u2100h/"),  # IDNA makes "a/c" of it
+    ("F1c-wide-port", "ws://internal\uff1a22/"),  # "internal:22"
+    ("F1c-wide-address", "ws://\uff3b\uff1a\uff1a1\uff3d:22/"),  # "[::1]:22"
     ("F1c-surrogate-path", "ws://h/\ud800"),
     ("F1c-surrogate-host", "ws://h\ud800/"),
     ("F1c-percent-CRLF-host", "ws://h%0d%0ah/"),
