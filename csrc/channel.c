@@ -15,7 +15,7 @@
 
 enum {
     SETTABLE = SYNCWS_FLAG_PAUSED | SYNCWS_FLAG_PARKED | SYNCWS_FLAG_GONE | SYNCWS_FLAG_QUEUED |
-               SYNCWS_FLAG_HANDED,
+               SYNCWS_FLAG_HANDED | SYNCWS_FLAG_STREAMED,
     UNREAD = SYNCWS_FLAG_PAUSED | SYNCWS_FLAG_PARKED | SYNCWS_FLAG_GONE
 };
 
@@ -81,6 +81,9 @@ int syncws_take_locked(syncws_channel *channel, int mode) {
     unsigned flags = syncws_read_flags(channel);
     if (channel->owner == caller)
         return SYNCWS_OWN;
+    if (mode == SYNCWS_TAKE_MESSAGE && (flags & SYNCWS_FLAG_STREAMED) &&
+        !(flags & SYNCWS_FLAG_GONE))
+        return SYNCWS_STREAMED;
     if (mode == SYNCWS_TAKE_MESSAGE && (flags & SYNCWS_FLAG_QUEUED))
         return SYNCWS_QUEUED;
     if (flags & SYNCWS_FLAG_GONE)
@@ -108,6 +111,8 @@ void syncws_leave_locked(syncws_channel *channel, unsigned flags) {
         channel->handed_at = 0;
     if (flags & SYNCWS_FLAG_QUEUED)
         channel->generation++;
+    if (flags & SYNCWS_FLAG_STREAMED)
+        channel->streams++;
     if (all & SYNCWS_FLAG_GONE)
         syncws_list_locked(channel, 1);
     else if (flags & SYNCWS_FLAG_PARKED)
@@ -168,7 +173,7 @@ int syncws_follow(syncws_channel *channel, int mode) {
     if (mode != SYNCWS_TAKE_DRAIN)
         stop |= SYNCWS_FLAG_PARKED;
     if (mode == SYNCWS_TAKE_MESSAGE)
-        stop |= SYNCWS_FLAG_QUEUED;
+        stop |= SYNCWS_FLAG_QUEUED | SYNCWS_FLAG_STREAMED;
     int wait = channel->owner != 0 && !(channel->flags & stop);
     /* A flag and no count: who is interrupted here leaves nothing behind that lasts. */
     if (wait)
@@ -189,6 +194,25 @@ void syncws_seen_empty(syncws_channel *channel, unsigned generation) {
     /* A delivery since then would be lost from sight. */
     if (channel->generation == generation)
         channel->flags &= ~(unsigned)SYNCWS_FLAG_QUEUED;
+    pthread_mutex_unlock(&channel->mutex);
+}
+
+unsigned syncws_stream_count(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->mutex);
+    unsigned result = channel->streams;
+    pthread_mutex_unlock(&channel->mutex);
+    return result;
+}
+
+void syncws_stream_end(syncws_channel *channel, unsigned count, int taken) {
+    pthread_mutex_lock(&channel->mutex);
+    if (channel->streams == count) {
+        channel->flags &= ~(unsigned)SYNCWS_FLAG_STREAMED;
+        if (taken) {
+            channel->flags |= SYNCWS_FLAG_HANDED;
+            channel->handed_at = 0;
+        }
+    }
     pthread_mutex_unlock(&channel->mutex);
 }
 

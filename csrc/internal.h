@@ -46,13 +46,15 @@ struct syncws_output {
 };
 
 struct syncws_channel {
-    pthread_mutex_t mutex;       /* guards owner, flags, users, generation, handed_at, watched */
+    pthread_mutex_t mutex;       /* guards owner, flags, users, generation, streams, handed_at,
+                                  * watched */
     pthread_mutex_t write_mutex; /* guards output; held across one non-blocking write;
                                   * taken before mutex, which is taken before the mailbox's */
     uintptr_t owner;             /* the thread that may read and decode; 0: nobody */
     _Atomic unsigned flags;      /* also read without the mutex */
     unsigned users;              /* threads waiting for writability: the descriptor stays open */
     unsigned generation;         /* counts deliveries to the inbound queue */
+    unsigned streams;            /* counts messages in pieces */
     int64_t handed_at;           /* coarse_ms() when HANDED was set; 0: not known. See the mutex */
     int watched;                 /* the interest the reader's selector holds */
     int descriptor;

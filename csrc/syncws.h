@@ -294,7 +294,8 @@ enum syncws_result {
     SYNCWS_NOT_ARMED = 22,  /* of an event: stale, to be ignored */
     SYNCWS_EXTERNAL = 23,   /* Python moves the bytes of this channel */
     SYNCWS_NO_SCRATCH = 24, /* the calling thread has no working memory yet */
-    SYNCWS_UNENCODED = 25   /* of a send: an extension has to see the message first */
+    SYNCWS_UNENCODED = 25,  /* of a send: an extension has to see the message first */
+    SYNCWS_STREAMED = 26    /* the message under way is received in pieces */
 };
 
 /* To be added to the first byte of a message that no extension has to see, or not any more. */
@@ -309,11 +310,13 @@ enum syncws_flag {
     SYNCWS_FLAG_CLOSED = 32, /* the descriptor may be or is closed */
     SYNCWS_FLAG_QUEUED = 64, /* the inbound queue may hold messages */
     SYNCWS_FLAG_HANDED = 128, /* the program has a message and did not come back for more */
-    SYNCWS_FLAG_FOLLOWERS = 256 /* threads wait for the owner to leave; leaving clears it */
+    SYNCWS_FLAG_FOLLOWERS = 256, /* threads wait for the owner to leave; leaving clears it */
+    SYNCWS_FLAG_STREAMED = 512 /* a message is received in pieces: no other is taken meanwhile */
 };
 
 enum syncws_take_mode {
-    SYNCWS_TAKE_MESSAGE = 0, /* for a message: not if the inbound queue may have one */
+    SYNCWS_TAKE_MESSAGE = 0, /* for a message: not if the inbound queue may have one, nor in
+                              * the middle of one that is received in pieces */
     SYNCWS_TAKE_WAIT = 1,    /* to wait for something else */
     SYNCWS_TAKE_EVENT = 2,   /* the reader thread, after its selector said so */
     SYNCWS_TAKE_DRAIN = 3    /* to read to the end, even after the input has ended */
@@ -327,11 +330,11 @@ void syncws_channel_free(syncws_channel *channel);
 size_t syncws_channel_size(void);
 syncws_decoder *syncws_channel_decoder(syncws_channel *channel);
 
-/* Takes the right to read and decode.  SYNCWS_OK, _BUSY, _OWN, _QUEUED, _PARKED,
+/* Takes the right to read and decode.  SYNCWS_OK, _BUSY, _OWN, _QUEUED, _STREAMED, _PARKED,
  * _GONE or _NOT_ARMED. */
 int syncws_take(syncws_channel *channel, int mode);
 /* Gives it back if the calling thread has it, and sets flags (PAUSED, PARKED, GONE,
- * QUEUED, HANDED) in the same step.  Returns the flags, with FOLLOWERS. */
+ * QUEUED, HANDED, STREAMED) in the same step.  Returns the flags, with FOLLOWERS. */
 int syncws_leave(syncws_channel *channel, int flags);
 /* The same for who has read into `scratch` (NULL: the calling thread's).  If what was
  * decoded is still in there, it is lost, and with it the connection: GONE. */
@@ -344,6 +347,11 @@ int syncws_follow(syncws_channel *channel, int mode);
 /* The count of deliveries, and "I saw the queue empty at that count". */
 unsigned syncws_generation(syncws_channel *channel);
 void syncws_seen_empty(syncws_channel *channel, unsigned generation);
+
+/* How many messages in pieces there have been: the owner's leaving with STREAMED begins one. */
+unsigned syncws_stream_count(syncws_channel *channel);
+/* The one of that count is over, and HANDED if `taken`; nothing if another one is under way. */
+void syncws_stream_end(syncws_channel *channel, unsigned count, int taken);
 
 int syncws_flags(syncws_channel *channel);
 void syncws_set_flags(syncws_channel *channel, int set, int clear);

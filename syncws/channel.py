@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 
+from .delivery import Stream
 from .ending import TURN, EndingChannel
 from .exceptions import ConcurrencyError
 from .extension_chain import ExtensionChain
@@ -304,7 +305,12 @@ class Channel(EndingChannel):
 
     def _park(self) -> None:
         """The input has ended: act now if the program has nothing left to answer."""
-        handed = lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_HANDED or self.inbound
+        streaming = self.streaming
+        handed = (
+            lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_HANDED
+            or self.inbound
+            or (streaming is not None and streaming.fate == Stream.WANTED)
+        )
         if self.hurry or self.closing.sent is not None or not handed:
             return self.finish_input()
         if self._grace_timer is None:

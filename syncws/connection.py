@@ -186,6 +186,8 @@ class Connection(ConnectionView):
             deadline = check_timeout(timeout)
             milliseconds = int(min(timeout * 1000, 3_600_000))
         if self._inbound:
+            if self._channel.streaming is not None:
+                self._channel.check_streaming()
             try:
                 # Not a call: a Ctrl-C at its end would lose the message.
                 for message in self._queued:  # pragma: no branch: it has no end, it raises

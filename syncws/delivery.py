@@ -37,15 +37,19 @@ class Stream:
     DROPPED = 1  # its iterator was left in the middle, or has ended
     KEPT = 2  # its iterator was left before its first piece: recv() gets all of it
 
-    __slots__ = ("fate", "finished", "pieces", "taken")
+    __slots__ = ("count", "fate", "finished", "pieces", "taken", "unseen")
 
     def __init__(self) -> None:
         self.pieces: collections.deque[Record] = collections.deque()
         # Whether its last piece came; set by the owner.
         self.finished = False
-        # Set by the thread that empties it.
+        # Set by the thread that empties it: whether it has given some of it to the program, or
+        # is about to; what it took out and could not give yet.
         self.taken = False
+        self.unseen: list[Record] = []
         self.fate = Stream.WANTED
+        # What C calls it; set by the owner.
+        self.count = 0
 
     def whole(self, more: list[Record]) -> list[str | bytes]:
         """The message of its pieces and ``more``, in a list."""

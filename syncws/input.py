@@ -37,7 +37,14 @@ OWNED = frozenset(
 # The same, and those after which C keeps the caller owner if others must be told.
 _MAYBE_OWNED = OWNED | {lib.SYNCWS_TIMED_OUT, lib.SYNCWS_INTERRUPTED}
 # After these nobody has looked at the socket yet.
-_NOT_TRIED = frozenset({lib.SYNCWS_QUEUED, lib.SYNCWS_SCRATCH_BUSY, lib.SYNCWS_EXTERNAL})
+_NOT_TRIED = frozenset(
+    {
+        lib.SYNCWS_QUEUED,
+        lib.SYNCWS_STREAMED,
+        lib.SYNCWS_SCRATCH_BUSY,
+        lib.SYNCWS_EXTERNAL,
+    }
+)
 # The scratch holds one message, and the caller is not the owner any more.
 _SINGLE = frozenset({lib.SYNCWS_GOT_TEXT, lib.SYNCWS_GOT_BINARY})
 
@@ -96,6 +103,8 @@ class InputChannel(DeliveryChannel):
                 return take_single(scratch)
             if code in _MAYBE_OWNED:
                 self._digest_and_leave(scratch, code)
+            if code == lib.SYNCWS_STREAMED or self.streaming is not None:
+                self.check_streaming()
             if code != lib.SYNCWS_EXTERNAL:  # else C has not looked at anything yet
                 message = self.take_queued()
                 if message is not None:
@@ -103,8 +112,6 @@ class InputChannel(DeliveryChannel):
                 self.raise_ended(code)
                 if code == lib.SYNCWS_BUSY:
                     self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
-            if self.streaming is not None:
-                self.check_streaming()
             if code not in _NOT_TRIED and remaining(deadline) == 0.0:
                 raise TimeoutError("timed out: no message arrived in time")
             if code == lib.SYNCWS_OWN:
@@ -125,6 +132,12 @@ class InputChannel(DeliveryChannel):
             raise self.exception()
 
     def check_streaming(self) -> None:
+        """Lets go of a stream that has ended.
+
+        Raises:
+            ConcurrencyError: It goes on.
+        """
+        count = lib.syncws_stream_count(self.c)
         stream = self.streaming
         if stream is not None:
             if stream.fate == Stream.WANTED:
@@ -132,6 +145,8 @@ class InputChannel(DeliveryChannel):
             # Another thread may have begun the next one meanwhile.
             if self.streaming is stream:
                 self.streaming = None
+        # Whoever ended it may have been interrupted before it told C.
+        lib.syncws_stream_end(self.c, count, 0)
 
     def recover(self, scratch: Any) -> None:
         """After an exception in the middle of a call: what C decoded is not lost."""

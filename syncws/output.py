@@ -388,7 +388,7 @@ class OutputChannel:
             return
         if cut == lib.SYNCWS_CUT_IN_FRAME:
             self.abort(error, "a message was cut in the middle")
-        else:
+        elif self.closing.sent is None:  # else no message follows anyway
             error = InterruptedError("a message was cut in the middle") if error is None else error
             self.fail(error, CloseCode.INTERNAL_ERROR, "error in fragmented message")
 

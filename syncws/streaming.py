@@ -120,7 +120,9 @@ class StreamingChannel(InputChannel):
                 text = str(error)
             yield TimeoutError(text)
         # No call from here to the `try`.
-        complete = False
+        stream = self.streaming
+        count = 0 if stream is None else stream.count
+        given = complete = False
         decoder = None
         try:
             if whole is not None:
@@ -141,15 +143,20 @@ class StreamingChannel(InputChannel):
                     decoder = codecs.getincrementaldecoder("utf-8")()
                 part = piece.data if decoder is None else decoder.decode(piece.data, complete)
                 if part or complete:
+                    given = True
                     yield part
+                elif not given and stream is not None:
+                    # Half a character, or nothing: the program has seen none of the message.
+                    stream.unseen.append(piece)
+                    stream.taken = False
         finally:
-            if whole is None:
+            if stream is not None and whole is None:
                 try:
                     self.end_stream()
                 except BaseException:
-                    stream = self.streaming
-                    if stream is not None and stream.fate != Stream.DROPPED:
-                        self.end_stream()  # a Ctrl-C came before its last step
+                    # A Ctrl-C came before its last step; what came later may be another thread's.
+                    if stream.fate == Stream.WANTED and stream.count == count:
+                        self.end_stream()
                     raise
         while True:
             yield None
@@ -173,6 +180,7 @@ class StreamingChannel(InputChannel):
                 try:
                     code = lib.syncws_take(self.c, lib.SYNCWS_TAKE_MESSAGE)
                     if code == lib.SYNCWS_OK:
+                        count = lib.syncws_stream_count(self.c) + 1
                         stream = self.incoming
                         # What waits for extensions was received as whole messages, and what
                         # comes behind messages that were dropped is dropped.
@@ -187,12 +195,15 @@ class StreamingChannel(InputChannel):
                                 undo.gathered = None
                         if stream is not None and stream.fate != Stream.DROPPED:
                             stream.fate = Stream.WANTED
+                            stream.count = count
                             self.streaming = stream
                 finally:
+                    begins = stream is not None and stream.fate == Stream.WANTED
                     flags = lib.syncws_leave(
                         self.c,
                         (PARKED if self.end is not None else 0)
-                        | (DELIVERED if self.inbound else 0),
+                        | (DELIVERED if self.inbound else 0)
+                        | (lib.SYNCWS_FLAG_STREAMED if begins else 0),
                     )
                     self.left(flags)
             except BaseException:
@@ -210,6 +221,8 @@ class StreamingChannel(InputChannel):
                 code = self.read_once(lib.SYNCWS_TAKE_MESSAGE, milliseconds, stream)
                 if self.inbound:
                     continue
+            if code == lib.SYNCWS_STREAMED:
+                continue
             if code == lib.SYNCWS_BUSY:
                 self.follow(lib.SYNCWS_TAKE_MESSAGE, deadline)
             elif code != lib.SYNCWS_QUEUED:
@@ -247,22 +260,34 @@ class StreamingChannel(InputChannel):
         stream = self.streaming
         if stream is None:
             return
-        if stream.taken:
+        count, taken = stream.count, stream.taken
+        message = None
+        if stream.unseen and not taken:
+            unseen = stream.unseen[::-1]
+            try:
+                stream.pieces.extendleft(unseen)
+            finally:
+                stream.unseen = []
+        if not taken and stream.finished:
+            message = stream.whole([])[0]
+        # No call between a look at what the owner or another thread changes and what follows from
+        # it: as soon as the fate is known, another thread may begin, perhaps with this stream.
+        if message is not None:
+            # While nobody may take a message yet, so that none behind it comes first.
+            try:
+                self.inbound.appendleft(message)
+            finally:
+                stream.fate = Stream.DROPPED  # it is not put back a second time
+                self.streaming = None
+        elif taken:
             stream.fate = Stream.DROPPED
+            self.streaming = None
             stream.pieces.clear()
         else:
-            # No call between these two, so either this thread or the owner sees the other.
             stream.fate = Stream.KEPT
-            finished = stream.finished
-            if finished:
-                message = stream.whole([])[0]
-                try:
-                    self.inbound.appendleft(message)
-                finally:
-                    stream.fate = Stream.DROPPED  # it is not put back a second time
-                    # Else nobody waits for it; and as in Connection.__del__, C may be gone.
-                    if self.reader.holds(self):  # type: ignore[arg-type]  # a whole one by now
-                        lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
-        # Another thread may have begun the next one, as soon as the fate of this one was known.
-        if self.streaming is stream:
             self.streaming = None
+        # As in Connection.__del__, C may be gone.
+        if self.reader.holds(self):  # type: ignore[arg-type]  # a whole one by now
+            if message is not None:
+                lib.syncws_set_flags(self.c, lib.SYNCWS_FLAG_QUEUED, 0)
+            lib.syncws_stream_end(self.c, count, taken)

@@ -253,6 +253,21 @@ def test_when_a_queued_message_was_taken_is_not_known(monkeypatch: pytest.Monkey
         assert meeting.channel.take_queued() == "queued"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_who_receives_in_pieces_may_answer_as_well(whole: bool) -> None:
+    with Meeting() as meeting:
+        assert meeting.channel.begin_stream(time.monotonic() + PATIENCE) is None
+        meeting.peer.send(frame(TEXT, b"question", fin=whole))
+        assert meeting.channel.next_piece(time.monotonic() + PATIENCE).data == b"question"
+        if whole:
+            meeting.channel.end_stream()
+        meeting.peer.send(frame(CLOSE))
+        meeting.stepped.turns()
+        assert meeting.channel.closing.state is State.OPEN
+        meeting.stepped.fire("finish_input")
+        meeting.next_frame()
+
+
 def test_who_comes_back_for_more_has_been_handed_nothing() -> None:
     with Meeting() as meeting:
         meeting.peer.send_frame(TEXT, b"last")

@@ -19,7 +19,12 @@ from reliability.peer import BINARY, CLOSE, TEXT, Peer, frame
 from syncws import channel as channel_module
 from syncws import ending as ending_module
 from syncws.channel import Channel
-from syncws.exceptions import ConnectionClosedError, ForkedConnectionError
+from syncws.exceptions import (
+    ConcurrencyError,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    ForkedConnectionError,
+)
 from syncws.frames import Close, Opcode, Side, lib, thread_scratch
 from syncws.options import Options
 from syncws.protocol import State
@@ -260,6 +265,24 @@ def test_a_message_that_ctrl_c_cut_fails_the_connection() -> None:
             (BINARY, b"x"),
             (CLOSE, b"\x03\xf3"),
         ]
+
+
+def test_a_message_that_the_closing_handshake_cut_is_no_failure() -> None:
+    """Another thread is between its fragments when both sides close normally."""
+    with Meeting() as meeting:
+        assert lib.syncws_message_open(meeting.c) == lib.SYNCWS_OK
+        scratch = thread_scratch()
+        assert lib.syncws_frame_send(meeting.c, scratch, Opcode.BINARY, b"x", 1, 0) >= 0
+        meeting.channel.settle(lib.SYNCWS_PENDING)
+        meeting.channel.start_close(Close(1000, ""))
+        meeting.channel.give_up_message(ConcurrencyError("interrupted"))
+        lib.syncws_message_close(meeting.c)
+        meeting.stepped.turns()
+        assert [meeting.next_frame().opcode for _ in range(2)] == [BINARY, CLOSE]
+        meeting.peer.send(frame(CLOSE, b"\x03\xe8"))
+        meeting.stepped.turn_until(lambda: meeting.channel.end is not None)
+        assert isinstance(meeting.channel.exception(), ConnectionClosedOK)
+        assert meeting.channel.exception().__cause__ is None
 
 
 # -- the reader's turns ---------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
@@ -310,26 +309,6 @@ def test_an_iterator_that_was_closed_elsewhere_is_in_nobodys_way() -> None:
         assert meeting.channel.streaming is None
 
 
-def test_letting_go_of_a_stream_leaves_the_next_one_alone() -> None:
-    with Meeting() as meeting:
-        channel, following = meeting.channel, Stream()
-
-        class Left(Stream):
-            @property
-            def fate(self) -> int:
-                # Another thread begins between the look at this and what follows from it.
-                channel.streaming = following
-                return Stream.DROPPED
-
-            @fate.setter
-            def fate(self, _: int) -> None:
-                pass
-
-        channel.streaming = Left()
-        channel.check_streaming()
-        assert channel.streaming is following
-
-
 # -- time and ends ---------------------------------------------------------------------
 
 
@@ -438,30 +417,3 @@ def test_an_interrupted_piece_is_not_lost(step: str, monkeypatch: pytest.MonkeyP
             meeting.channel.next_piece(soon())
         monkeypatch.undo()
         assert joined(rest_of(meeting)) == b"together"
-
-
-def test_threads_that_stream_in_turn_get_whole_messages() -> None:
-    with Meeting() as meeting:
-        count = 60
-        lock = threading.Lock()
-        seen: list[bytes] = []
-
-        def take() -> None:
-            while True:
-                with lock:
-                    if len(seen) == count:
-                        return
-                    whole = meeting.channel.begin_stream(soon())
-                    if whole is None:
-                        seen.append(joined(rest_of(meeting)))
-                    else:
-                        assert isinstance(whole, bytes)
-                        seen.append(whole)
-
-        threads = [InThread(take), InThread(take)]
-        for number in range(count):
-            meeting.peer.send(frame(BINARY, b"%d" % number, fin=False), frame(0, b"."))
-            meeting.stepped.turn()
-        for thread in threads:
-            thread.result()
-        assert seen == [b"%d." % number for number in range(count)]

@@ -11,11 +11,14 @@ import sys
 import threading
 import time
 import types
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from extending import agreed
 from pairing import PATIENCE, InThread, Pair, eventually, frame
+from reliability import peer as wire
 
 from syncws import delivery as delivery_module
 from syncws import streaming as streaming_module
@@ -240,6 +243,58 @@ def test_whole_messages_are_refused_meanwhile_whatever_the_timeout(pair: Pair) -
         for timeout in (0, SHORT, None):
             with pytest.raises(ConcurrencyError, match="recv_streaming"):
                 receive(timeout)
+
+
+@pytest.mark.parametrize("timeout", [None, 0, PATIENCE])
+def test_they_are_refused_at_once_by_any_thread(pair: Pair, timeout: float | None) -> None:
+    pieces = pair.connection.recv_streaming(timeout=PATIENCE)
+    pair.peer.sendall(frame(TEXT, b"one ", fin=False))
+    assert next(pieces) == "one "
+    for behind in (False, True):
+        if behind:
+            # A message waits that could be taken.
+            pair.peer.sendall(frame(CONTINUATION, b"two") + frame(TEXT, b"next"))
+            assert eventually(lambda: pair.channel.inbound)
+        for call in (pair.connection.recv, pair.connection.recv_many):
+            with pytest.raises(ConcurrencyError, match="recv_streaming"):
+                InThread(call, timeout).result()
+    assert list(pieces) == ["two"]
+    assert pair.connection.recv(PATIENCE) == "next"
+
+
+COMPRESSOR = zlib.compressobj(9, zlib.DEFLATED, -15)
+COMPRESSED = COMPRESSOR.compress("é first".encode()) + COMPRESSOR.flush(zlib.Z_SYNC_FLUSH)
+
+
+@pytest.mark.parametrize(
+    ("data", "codec"),
+    [
+        (wire.frame(TEXT, "é first".encode()), False),
+        # From its beginning nothing comes yet.
+        (wire.frame(TEXT, COMPRESSED[:-4], rsv=4), True),
+    ],
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_a_message_of_which_nothing_could_be_given_is_kept(
+    data: bytes, codec: bool, again: bool
+) -> None:
+    with Pair(close_timeout=2, extensions=agreed()[:1] if codec else ()) as pair:
+        pair.peer.sendall(data[:3])
+        pieces = pair.connection.recv_streaming(timeout=SHORT)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                next(pieces)
+        pieces.close()
+        if again:
+            # Who takes it up gets all of it.
+            pieces = pair.connection.recv_streaming(timeout=SHORT)
+            with pytest.raises(TimeoutError):
+                next(pieces)
+        pair.peer.sendall(data[3:])
+        if again:
+            assert "".join(map(str, patiently(pieces))) == "é first"
+        else:
+            assert pair.connection.recv(PATIENCE) == "é first"
 
 
 def test_an_interrupt_while_it_is_closed_loses_no_message() -> None:
