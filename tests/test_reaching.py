@@ -155,6 +155,35 @@ def test_f7c_a_proxy_that_wants_credentials(scripted: Serve, credentials: str) -
 
 
 @pytest.mark.usefixtures("clean")
+def test_f5c_a_certificate_of_ours_for_the_proxy_alone(
+    scripted: Serve, authority: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    proxying = Proxying(scripted(upgrade, certified(authority, "name.invalid")).port)
+    context = certified(authority, "127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    shown = []
+
+    def proxy(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        certificate = sock.getpeercert()
+        assert certificate
+        shown.append(certificate["subjectAltName"])
+        proxying.http(sock)
+
+    address = f"https://127.0.0.1:{scripted(proxy, context).port}"
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required|handshake.failure"):
+        syncws.connect("wss://name.invalid/", proxy=address, proxy_ssl=client_context)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(ours)
+    authority.issue_cert("client.example").configure_cert(ours)
+    with syncws.connect(
+        "wss://name.invalid/", proxy=address, proxy_ssl=ours, ssl=client_context, close_timeout=0.1
+    ):
+        assert shown == [(("DNS", "client.example"),)]
+
+
+@pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("outer", ["http", "https"])
 @pytest.mark.parametrize("names", [["127.0.0.1"], ["other.example"]])
 def test_f5c_the_target_is_verified_and_not_the_proxy(

@@ -207,3 +207,11 @@ def test_E8_raw_target_is_preserved(plain_server: Subject, target: bytes) -> Non
     line = b"GET " + target + b" HTTP/1.1"
     expect_upgrade(plain_server, upgrade(line=line), select_subprotocol=remember)
     assert set(seen) == {target.decode()}
+
+
+def test_E9_who_expects_an_interim_answer_gets_the_final_one(plain_server: Subject) -> None:
+    """RFC 9110 section 10.1.1: without a body there is nothing to continue with."""
+    head = expect_upgrade(plain_server, upgrade(b"Expect: 100-continue"))
+    assert head.count(b"HTTP/1.1 ") == 1
+    body = upgrade(b"Expect: 100-continue", b"Content-Length: 4") + b"body"
+    expect_refusal(plain_server, body, 400)
