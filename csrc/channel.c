@@ -29,7 +29,8 @@ static int let_recv_wait(int descriptor) {
 }
 
 syncws_channel *syncws_channel_new(syncws_mailbox *mailbox, uint64_t token, int descriptor,
-                                   int side, int external, size_t high_water) {
+                                   int side, int external, size_t high_water,
+                                   uint64_t frame_size) {
     syncws_channel *channel = calloc(1, sizeof *channel);
     if (channel == NULL)
         return NULL;
@@ -42,6 +43,7 @@ syncws_channel *syncws_channel_new(syncws_mailbox *mailbox, uint64_t token, int 
     channel->external = external;
     channel->recv_waits = !external && let_recv_wait(descriptor);
     channel->output.high_water = high_water;
+    channel->output.frame_size = frame_size < SIZE_MAX ? (size_t)frame_size : SIZE_MAX;
     channel->encode_from = SIZE_MAX;
     syncws_mailbox_retain(mailbox);
     return channel;

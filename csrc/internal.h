@@ -34,6 +34,7 @@ struct syncws_output {
     uint8_t *data;      /* malloc'd; bytes [start, end) wait for the socket */
     size_t start, end, capacity;
     size_t high_water;  /* bytes; above it senders wait */
+    size_t frame_size;  /* payload bytes that a data frame may have */
     uint64_t frame_left; /* payload bytes of the frame begun with frame_begin */
     uint64_t frame_phase;
     uint8_t key[4];

@@ -165,6 +165,16 @@ static int is_full(const struct syncws_output *output, size_t length) {
            syncws_queue_size(output) + length > output->high_water;
 }
 
+/* Payload bytes that a frame may have. RFC 6455 section 5.4: control frames are never cut. */
+static size_t frame_limit(const struct syncws_output *output, int first_byte) {
+    return first_byte & SYNCWS_CLOSE ? SIZE_MAX : output->frame_size;
+}
+
+/* Whether a message is more than one frame of at most a piece. */
+static int is_large(const struct syncws_output *output, int first_byte, size_t length) {
+    return length > PIECE || length > frame_limit(output, first_byte);
+}
+
 /* A whole frame of at most a piece, at a frame boundary. */
 static int send_piece(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                       const char *data, size_t length) {
@@ -192,7 +202,7 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
         return result;
     if (output->message != SYNCWS_PROGRESS_NONE)
         return SYNCWS_UNFINISHED;
-    if (length > PIECE)
+    if (is_large(output, first_byte, length))
         return SYNCWS_LARGE;
     if (is_full(output, length))
         return SYNCWS_FULL;
@@ -244,18 +254,25 @@ int syncws_send_control(syncws_channel *channel, syncws_scratch *scratch, int op
     return result;
 }
 
-/* Queues a whole frame of any size and writes what it can. */
+/* Queues a whole message of any size, in as many frames as it needs, and writes what it can. */
 static int post_large(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                       const char *data, size_t length) {
     struct syncws_output *output = &channel->output;
-    if (place_controls(channel, scratch) < 0 || length > SIZE_MAX - 14 ||
-        syncws_queue_reserve(output, length + 14) < 0)
+    const size_t limit = frame_limit(output, first_byte);
+    const size_t most = length / limit + 1; /* frames */
+    if (place_controls(channel, scratch) < 0 || most > (SIZE_MAX - length) / 14 ||
+        syncws_queue_reserve(output, length + 14 * most) < 0)
         return fail(channel, scratch, ENOMEM);
-    size_t size = encode(channel, scratch, output->data + output->end, (uint8_t)first_byte,
-                         (const uint8_t *)data, length);
-    if (size == 0)
-        return fail(channel, scratch, errno);
-    output->end += size;
+    for (size_t done = 0, part; done < length; done += part) {
+        part = length - done < limit ? length - done : limit;
+        int first = done == 0 ? first_byte & 0x7F : SYNCWS_CONTINUATION;
+        int fin = done + part == length ? first_byte & 0x80 : 0;
+        size_t size = encode(channel, scratch, output->data + output->end,
+                             (uint8_t)(fin | first), (const uint8_t *)data + done, part);
+        if (size == 0)
+            return fail(channel, scratch, errno);
+        output->end += size;
+    }
     return flush_locked(channel, scratch);
 }
 
@@ -439,8 +456,9 @@ static int frame_send_locked(syncws_channel *channel, syncws_scratch *scratch, i
         return SYNCWS_FULL;
     /* Before anything is written: whoever is told that it failed must not find it whole. */
     output->message = first_byte & 0x80 ? SYNCWS_PROGRESS_LAST : SYNCWS_PROGRESS_BEGUN;
-    return length > PIECE ? post_large(channel, scratch, first_byte, data, length)
-                          : send_piece(channel, scratch, first_byte, data, length);
+    return any_size && is_large(output, first_byte, length)
+               ? post_large(channel, scratch, first_byte, data, length)
+               : send_piece(channel, scratch, first_byte, data, length);
 }
 
 int syncws_frame_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,

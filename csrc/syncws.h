@@ -324,8 +324,10 @@ enum syncws_take_mode {
 
 enum syncws_interest { SYNCWS_READ = 1, SYNCWS_WRITE = 2 };
 
+/* `frame_size`: payload bytes that a data frame of ours may have, at least 1. */
 syncws_channel *syncws_channel_new(syncws_mailbox *mailbox, uint64_t token, int descriptor,
-                                   int side, int external, size_t high_water); /* NULL: memory */
+                                   int side, int external, size_t high_water,
+                                   uint64_t frame_size); /* NULL: memory */
 void syncws_channel_free(syncws_channel *channel);
 size_t syncws_channel_size(void);
 syncws_decoder *syncws_channel_decoder(syncws_channel *channel);
@@ -409,8 +411,9 @@ uint64_t syncws_received(syncws_channel *channel);
 
 /* Messages of so many bytes and more are for extensions. To be called before any send. */
 void syncws_encode_from(syncws_channel *channel, size_t length);
-/* One whole message of at most 64 KiB. `first_byte` is FIN | RSV | opcode, and SYNCWS_ENCODED.
- * Masks it in the calling thread's memory; SYNCWS_NO_SCRATCH if it has none. */
+/* One whole message of at most 64 KiB in one frame; SYNCWS_LARGE: it needs several steps.
+ * `first_byte` is FIN | RSV | opcode, and SYNCWS_ENCODED. Masks it in the calling thread's
+ * memory; SYNCWS_NO_SCRATCH if it has none. */
 int syncws_send(syncws_channel *channel, int first_byte, const char *data, size_t length);
 /* A ping or pong: now, or at the next frame boundary, where the newest wins.  Or the close
  * frame, which is the last one. */
@@ -434,13 +437,13 @@ int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const c
                        size_t length);
 uint64_t syncws_frame_left(syncws_channel *channel);
 /* A whole frame of at most 64 KiB of the message that the calling thread has opened, or with
- * `any_size` of any size, which is a whole message then. SYNCWS_OK, _PENDING, _CLOSED,
- * _WRITE_FAILED; SYNCWS_FULL: wait for room; SYNCWS_LARGE: use syncws_frame_begin();
+ * `any_size` a whole message of any size, in as many frames as it needs. SYNCWS_OK, _PENDING,
+ * _CLOSED, _WRITE_FAILED; SYNCWS_FULL: wait for room; SYNCWS_LARGE: use syncws_frame_begin();
  * SYNCWS_UNFINISHED: none is open, or a frame is under way. */
 int syncws_frame_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                       const char *data, size_t length, int any_size);
-/* Queues one whole message of any size without waiting; SYNCWS_FULL if others wait above
- * high water, otherwise as syncws_send(). */
+/* Queues one whole message of any size without waiting, all of its frames at once; SYNCWS_FULL
+ * if others wait above high water, otherwise as syncws_send(). */
 int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                 const char *data, size_t length);
 /* Writes what waits. SYNCWS_OK, _PENDING, _WRITE_FAILED, _CLOSED. */

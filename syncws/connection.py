@@ -292,8 +292,9 @@ class Connection(ConnectionView):
 
         Args:
             message: ``str`` for text, bytes-like for binary, or an iterable of either,
-                sent as one message in as many fragments. If it raises after the first
-                of them, the connection is closed with 1011.
+                sent as one message in as many fragments, or more, where one exceeds
+                ``max_frame_size``. If it raises after the first of them, the connection is
+                closed with 1011.
             text: Overrides the type: ``True`` sends bytes (UTF-8, not checked) as text,
                 ``False`` sends a ``str`` as binary.
             timeout: Seconds until it must be on its way; ``None`` waits.

@@ -78,6 +78,11 @@ def _as_fragments(frames: Iterable[tuple[int, bytes]], compress: bool | None) ->
         yield Fragment(opcode, data, first, bool(first_byte & 0x80), 0, True, compress)
 
 
+def _in_frames(frames: Iterable[tuple[int, bytes]], frame_size: int) -> Iterator[tuple[int, bytes]]:
+    for first_byte, data in frames:
+        yield from split_frame(first_byte & 0x7F, data, bool(first_byte & 0x80), frame_size)
+
+
 class EncodingChannel(OutputChannel):
     """The writing half with extensions. All methods may be called by any thread.
 
@@ -138,6 +143,8 @@ class EncodingChannel(OutputChannel):
         """Sends a message in fragments, (first byte, payload); raises as :meth:`send_slowly`."""
         if self.chain is not None and not self.chain.skips(None, compress):
             frames = self._encode(self.chain, _as_fragments(frames, compress))
+        else:
+            frames = _in_frames(frames, limit(self.options.max_frame_size))
         self.send_steps(frames, deadline)
 
     def _message_frames(

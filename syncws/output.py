@@ -76,6 +76,7 @@ class OutputChannel:
                 side,
                 self.external,
                 options.write_limit,
+                limit(options.max_frame_size),
             ),
             lib.syncws_channel_free,
             size=lib.syncws_channel_size(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from reliability.peer import Peer
 
 from syncws import encoding as encoding_module
 from syncws import output as output_module
+from syncws.connection import Connection
 from syncws.encoding import encoded_frames
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
 from syncws.extension_chain import ExtensionChain
@@ -40,6 +41,7 @@ class Meeting:
         self.peer = Peer(self.pair.peer, is_client=False)
         self.chain = ExtensionChain(theirs, None) if theirs else None
         self.first_bytes: list[int] = []
+        self.sizes: list[int] = []
 
     def __enter__(self) -> Meeting:
         return self
@@ -50,12 +52,14 @@ class Meeting:
     def message(self) -> bytes:
         """The next message as the peer's codecs decode it."""
         self.first_bytes = []
+        self.sizes = []
         got = b""
         rsv = opcode = 0
         while True:
             frame = self.peer.read_frame()
             assert frame is not None
             self.first_bytes.append((0x80 if frame.fin else 0) | frame.rsv << 4 | frame.opcode)
+            self.sizes.append(len(frame.payload))
             first = frame.opcode != Opcode.CONTINUATION
             if first:
                 rsv, opcode = frame.rsv, frame.opcode
@@ -146,6 +150,32 @@ def test_large_messages_leave_in_several_frames() -> None:
         assert meeting.message() == data
         sender.result()
         assert meeting.first_bytes[0] in (0x42, 0xC2)
+
+
+WAYS: dict[str, Callable[[Connection, bytes, bool], Any]] = {
+    "send": lambda ws, data, compress: ws.send(data, compress=compress),
+    "send fragments": lambda ws, data, compress: ws.send([data, data[:5]], compress=compress),
+    "try_send": lambda ws, data, compress: ws.try_send(data, BINARY, compress),
+    "broadcast": lambda ws, data, compress: broadcast([ws], data, compress=compress) == [],
+}
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("size", [999, 1000, 1001, 3000, 200_000])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_frame_exceeds_the_limit(way: str, size: int, compress: bool) -> None:
+    data = random.Random(size).randbytes(size)
+    with Meeting(max_frame_size=1000) as meeting:
+        sender = InThread(WAYS[way], meeting.connection, data, compress)
+        assert meeting.message() == (data + data[:5] if way == "send fragments" else data)
+        assert sender.result() in (True, None)
+        assert max(meeting.sizes) <= 1000
+        if not compress and way != "send fragments":
+            assert len(meeting.sizes) == -(-size // 1000)
+        *before, last = meeting.first_bytes
+        assert last & 0x80
+        assert [first_byte & 0x8F for first_byte in before] == [BINARY, *[0] * len(before)][:-1]
+        assert meeting.first_bytes[0] & 0x70 == (0x40 if compress else 0)
 
 
 def test_the_argument_is_checked() -> None:
@@ -396,9 +426,10 @@ def test_a_message_is_not_dropped_because_another_thread_encodes(
         sender.result()
 
 
-def test_many_threads_send_and_post_at_once() -> None:
+@pytest.mark.parametrize("frame_size", [None, 7])
+def test_many_threads_send_and_post_at_once(frame_size: int | None) -> None:
     client, server = agreed(ClientPerMessageDeflateFactory(threshold=50))
-    with Meeting(client, theirs=(server,)) as meeting:
+    with Meeting(client, theirs=(server,), max_frame_size=frame_size) as meeting:
         count = 60
         texts = [bytes([65 + index]) * 10 * (index + 1) for index in range(8)]
 

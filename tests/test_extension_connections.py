@@ -212,11 +212,12 @@ def test_messages_before_a_close_frame_and_before_what_cannot_be_decoded() -> No
 
 def test_an_extension_sends_control_frames() -> None:
     extension = Adding(opcodes=[3, 11])
-    with Meeting(extensions=(extension,)) as meeting:
+    # RFC 6455 section 5.4: whatever a message may have in a frame, these are never cut.
+    with Meeting(extensions=(extension,), max_frame_size=3) as meeting:
         assert extension.send_control is not None
         assert extension.send_control(11, b"hello")
         got = meeting.next_frame()
-        assert (got.opcode, got.payload) == (11, b"hello")
+        assert (got.opcode, got.payload, got.fin) == (11, b"hello", True)
         for opcode in (3, 8, 9, 12):
             with pytest.raises(ValueError, match="no extension owns"):
                 extension.send_control(opcode, b"")

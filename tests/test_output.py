@@ -40,7 +40,8 @@ class Receiver(threading.Thread):
         super().__init__(daemon=True)
         self.peer = pair.peer
         self.records: list[tuple[int, Any]] = []
-        self.decoder = FrameDecoder(Side.SERVER, max_frame_size=None, max_size=None)
+        limit = pair.channel.options.max_frame_size
+        self.decoder = FrameDecoder(Side.SERVER, max_frame_size=limit, max_size=None)
 
     def run(self) -> None:
         while True:
@@ -137,6 +138,21 @@ def test_large_messages_leave_in_frames_that_a_syncws_peer_takes() -> None:
         pair.connection.send("é" * 200_000, timeout=PATIENCE)
         assert receiver.has(2)
         assert receiver.records == [(Opcode.BINARY, data), (Opcode.TEXT, "é" * 200_000)]
+
+
+def test_a_message_in_many_frames_is_queued_whole_or_not_at_all() -> None:
+    with Pair(max_frame_size=1000) as pair:
+        count = 0
+        while pair.connection.try_send(b"%06d" % count * 10_000, Opcode.BINARY):
+            count += 1
+        waiting = pair.connection.stats.bytes_unsent
+        assert not pair.connection.try_send(bytes(60_000), Opcode.BINARY)
+        assert pair.connection.stats.bytes_unsent == waiting
+        receiver = Receiver(pair)
+        receiver.start()
+        pair.connection.send(LONG, timeout=PATIENCE)
+        assert receiver.has(count + 1)
+        assert receiver.records == [*expected(count), (Opcode.BINARY, LONG)]
 
 
 def test_g5x_messages_of_many_threads_are_never_mixed(pair: Pair) -> None:

@@ -232,8 +232,8 @@ def test_checks_are_repeated_until_they_are_done(reader: Reader) -> None:
 def test_listed_channels_are_looked_at(reader: Reader, urgent: int) -> None:
     attached = Attached(reader_module.new_token())
     reader.attach(attached)
-    channel = lib.syncws_channel_new(reader.mailbox, attached.token, 0, 0, 0, 1)
-    stranger = lib.syncws_channel_new(reader.mailbox, reader_module.new_token(), 0, 0, 0, 1)
+    channel = lib.syncws_channel_new(reader.mailbox, attached.token, 0, 0, 0, 1, 1)
+    stranger = lib.syncws_channel_new(reader.mailbox, reader_module.new_token(), 0, 0, 0, 1, 1)
     try:
         lib.syncws_list(stranger, urgent)
         lib.syncws_list(channel, urgent)
@@ -254,7 +254,7 @@ def test_an_error_ends_the_connection_and_not_the_thread(reader: Reader) -> None
     attached = Attached(reader_module.new_token())
     attached.error = RuntimeError("unforeseen")
     reader.attach(attached)
-    channel = lib.syncws_channel_new(reader.mailbox, attached.token, 0, 0, 0, 1)
+    channel = lib.syncws_channel_new(reader.mailbox, attached.token, 0, 0, 0, 1, 1)
     try:
         lib.syncws_list(channel, 1)
         assert ran(attached.looked)

@@ -14,7 +14,7 @@
 
 #include "syncws.h"
 
-enum { SENDERS = 3, MESSAGES = 400, BIG = 300000 };
+enum { SENDERS = 3, MESSAGES = 400, BIG = 300000, FRAME = 4000 };
 
 #define CHECK(condition)                                                                     \
     do {                                                                                     \
@@ -46,6 +46,9 @@ static int send_small(syncws_scratch *scratch, const char *data, size_t length)
 {
     for (;;) {
         int result = syncws_send(client, 0x82, data, length);
+        CHECK((result == SYNCWS_LARGE) == (length > FRAME) || result == SYNCWS_UNFINISHED);
+        if (result == SYNCWS_LARGE)
+            result = syncws_post(client, scratch, 0x82, data, length);
         if (result != SYNCWS_FULL && result != SYNCWS_UNFINISHED)
             return result;
         flush_soon(client, scratch);
@@ -73,7 +76,8 @@ static int send_big(syncws_scratch *scratch, const char *data, size_t length)
     return result;
 }
 
-/* As a message that an extension has encoded: under an open message, in one call. */
+/* As a message that an extension has encoded: under an open message, in one call. In frames of
+ * FRAME bytes, if it is longer. */
 static int send_encoded(syncws_scratch *scratch, const char *data, size_t length)
 {
     int result;
@@ -100,9 +104,10 @@ static void *send_many(void *argument)
     for (int turn = 0; turn < MESSAGES; turn++) {
         size_t length = turn % 50 == 0 ? BIG : (size_t)(1 + (turn * 37) % 5000);
         memset(data, 'a' + number, length);
-        int result = length == BIG     ? send_big(scratch, data, length)
-                     : turn % 3 == 0 ? send_encoded(scratch, data, length)
-                                     : send_small(scratch, data, length);
+        int result = turn % 100 == 0 ? send_big(scratch, data, length)
+                     : turn % 3 == 0 || length == BIG
+                         ? send_encoded(scratch, data, length)
+                         : send_small(scratch, data, length);
         CHECK(result == SYNCWS_OK || result == SYNCWS_PENDING);
     }
     free(data);
@@ -242,8 +247,8 @@ static void open_pair(int *ends)
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     mailbox = syncws_mailbox_new();
     CHECK(mailbox != NULL);
-    client = syncws_channel_new(mailbox, 1, ends[0], SYNCWS_CLIENT, 0, 65536);
-    server = syncws_channel_new(mailbox, 2, ends[1], SYNCWS_SERVER, 0, 65536);
+    client = syncws_channel_new(mailbox, 1, ends[0], SYNCWS_CLIENT, 0, 65536, FRAME);
+    server = syncws_channel_new(mailbox, 2, ends[1], SYNCWS_SERVER, 0, 65536, FRAME);
     CHECK(client != NULL && server != NULL);
     syncws_decoder_init(syncws_channel_decoder(client), SYNCWS_CLIENT, UINT64_MAX, UINT64_MAX, 1);
     syncws_decoder_init(syncws_channel_decoder(server), SYNCWS_SERVER, UINT64_MAX, UINT64_MAX, 1);
