@@ -348,6 +348,13 @@ int syncws_message_cut(syncws_channel *channel) {
     return result;
 }
 
+int syncws_message_begun(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = channel->output.cut || is_unfinished(&channel->output);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
 static int frame_begin_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                               uint64_t length) {
     struct syncws_output *output = &channel->output;

@@ -429,6 +429,8 @@ int syncws_message_is_mine(syncws_channel *channel);
 enum syncws_cut { SYNCWS_NOT_CUT = 0, SYNCWS_CUT_BETWEEN_FRAMES = 1, SYNCWS_CUT_IN_FRAME = 2 };
 /* Whether a message was left unfinished, or would be if the calling thread stopped now. */
 int syncws_message_cut(syncws_channel *channel);
+/* 1 if one was left unfinished, or any thread is in the middle of one of which a byte has left. */
+int syncws_message_begun(syncws_channel *channel);
 int syncws_frame_begin(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                        uint64_t length);
 /* Takes what it can of the frame's payload; syncws_frame_left() says how much is still to

@@ -94,7 +94,7 @@ class EncodingChannel(OutputChannel):
         chain: The extensions, if any.
     """
 
-    __slots__ = ("_unsent", "chain")
+    __slots__ = ("_asking", "_unsent", "chain")
 
     def __init__(
         self,
@@ -110,6 +110,8 @@ class EncodingChannel(OutputChannel):
             lib.syncws_encode_from(self.c, min(chain.smallest, UNLIMITED))
         # send_lock: whether something may have been encoded that was not sent.
         self._unsent = False
+        # send_lock: whether the program is asked for a fragment. Others look before they wait.
+        self._asking = False
 
     def send_encoded(
         self, opcode: int, data: bytes, compress: bool | None, deadline: float | None
@@ -138,14 +140,26 @@ class EncodingChannel(OutputChannel):
         super().send_slowly(result, first_byte, data, deadline)
 
     def send_fragments(
-        self, frames: Iterable[tuple[int, bytes]], compress: bool | None, deadline: float | None
+        self, frames: Iterator[tuple[int, bytes]], compress: bool | None, deadline: float | None
     ) -> None:
         """Sends a message in fragments, (first byte, payload); raises as :meth:`send_slowly`."""
+        frames = self._asked_for(frames)
         if self.chain is not None and not self.chain.skips(None, compress):
             frames = self._encode(self.chain, _as_fragments(frames, compress))
         else:
             frames = _in_frames(frames, limit(self.options.max_frame_size))
         self.send_steps(frames, deadline)
+
+    def _asked_for(self, frames: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+        while True:
+            self._asking = True
+            try:
+                frame = next(frames, None)
+            finally:
+                self._asking = False
+            if frame is None:
+                return
+            yield frame
 
     def _message_frames(
         self, chain: ExtensionChain, opcode: int, data: bytes, compress: bool | None
@@ -198,9 +212,9 @@ class EncodingChannel(OutputChannel):
             return self.posted(lib.SYNCWS_UNFINISHED)
         try:
             # A thread that has a message open, has sent nothing of it, and has room to do so, is
-            # encoding it: that ends soon. Every other one may wait for a slow peer.
-            begun = waiting or lib.syncws_message_cut(self.c) != lib.SYNCWS_NOT_CUT
-            if not self.send_lock.acquire(timeout=0 if begun else _ENCODING):
+            # encoding it: that ends soon. Every other one may wait for a slow peer or program.
+            slow = waiting or self._asking or lib.syncws_message_begun(self.c)
+            if not self.send_lock.acquire(timeout=0 if slow else _ENCODING):
                 return self.posted(lib.SYNCWS_UNFINISHED)
             return self.posted(self._post_encoded(chain, first_byte & 15, data, compress))
         finally:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from channels import InThread, interpose, interrupted_after
 from extending import Adding, agreed
-from pairing import PATIENCE, Pair, eventually
+from pairing import Pair
 from reliability.peer import Peer
 
 from syncws import encoding as encoding_module
@@ -20,8 +19,7 @@ from syncws.encoding import encoded_frames
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
 from syncws.extension_chain import ExtensionChain
 from syncws.extensions import Extension, Fragment, Unit
-from syncws.frames import Opcode, Record, lib
-from syncws.permessage_deflate import ClientPerMessageDeflateFactory
+from syncws.frames import Opcode, Record, Side, lib
 from syncws.server import broadcast
 
 TEXT, BINARY = Opcode.TEXT, Opcode.BINARY
@@ -38,7 +36,7 @@ class Meeting:
             extensions, theirs = (client,), (server,)
         self.pair = Pair(extensions=extensions, ping_interval=None, **options)
         self.connection = self.pair.connection
-        self.peer = Peer(self.pair.peer, is_client=False)
+        self.peer = Peer(self.pair.peer, is_client=options.get("side") is Side.SERVER)
         self.chain = ExtensionChain(theirs, None) if theirs else None
         self.first_bytes: list[int] = []
         self.sizes: list[int] = []
@@ -318,148 +316,3 @@ def test_an_interrupted_post(monkeypatch: pytest.MonkeyPatch, name: str) -> None
             assert InThread(meeting.connection.try_send, b"abc" * 100, BINARY).result()
         count = 4 if name == "syncws_frame_send" else 3
         assert [meeting.message() for _ in range(count)] == [b"abc" * 100] * count
-
-
-# -- without waiting ------------------------------------------------------------------------
-
-
-def test_posted_messages_are_encoded() -> None:
-    with Meeting() as meeting:
-        for data in (b"small", b"large" * 100):
-            assert meeting.connection.try_send(data, BINARY)
-            assert meeting.message() == data
-        assert meeting.first_bytes == [0xC2]
-        assert meeting.connection.try_send(b"large" * 100, TEXT, False)
-        assert meeting.message() == b"large" * 100
-        assert meeting.first_bytes == [0x81]
-
-
-@pytest.mark.parametrize("kind", [bytearray, memoryview])
-def test_an_extension_may_give_any_bytes(kind: Any) -> None:
-    class Giving(Adding):
-        def encode(self, fragment: Fragment) -> Fragment:
-            return fragment._replace(data=kind(bytes(fragment.data)))
-
-    with Meeting(Giving()) as meeting:
-        assert meeting.connection.try_send(b"posted", BINARY)
-        meeting.connection.send(b"sent")
-        meeting.connection.send([b"in ", b"parts"])
-        assert [meeting.message() for _ in range(3)] == [b"posted", b"sent", b"in parts"]
-
-
-def test_a_full_queue_takes_nothing_and_encodes_nothing() -> None:
-    with Meeting(write_limit=1000) as meeting:
-        noise = random.Random(3).randbytes(2**18)
-        while meeting.connection.try_send(noise, BINARY, False):
-            pass
-        before = meeting.connection.stats.extensions["permessage-deflate"]["sent"]
-        assert not meeting.connection.try_send(noise, BINARY)
-        assert broadcast([meeting.connection], noise) == [meeting.connection]
-        assert meeting.connection.stats.extensions["permessage-deflate"]["sent"] == before
-
-
-def test_a_signal_handler_inside_a_message_posts_nothing() -> None:
-    with Meeting() as meeting:
-        answers: list[bool] = []
-
-        def pieces() -> Iterator[bytes]:
-            yield b"one"
-            for data in (b"x" * 500, b"x"):
-                answers.append(meeting.connection.try_send(data, BINARY))
-            with pytest.raises(ConcurrencyError):
-                meeting.connection.send(b"x" * 500)
-            yield b"two"
-
-        meeting.connection.send(pieces())
-        assert answers == [False, False]
-        assert meeting.message() == b"onetwo"
-
-
-def test_a_message_in_fragments_of_another_thread_lets_nothing_pass() -> None:
-    with Meeting() as meeting:
-        begun, go_on = threading.Event(), threading.Event()
-
-        def pieces() -> Iterator[bytes]:
-            yield b"one"
-            begun.set()
-            go_on.wait(PATIENCE)
-            yield b"two"
-
-        sender = InThread(meeting.connection.send, pieces())
-        assert begun.wait(PATIENCE)
-        for data in (b"x" * 500, b"x"):
-            assert not meeting.connection.try_send(data, BINARY)
-        go_on.set()
-        sender.result()
-        assert meeting.message() == b"onetwo"
-
-
-@pytest.mark.parametrize("data", [b"x", b"x" * 500])
-def test_a_message_is_not_dropped_because_another_thread_encodes(
-    monkeypatch: pytest.MonkeyPatch, data: bytes
-) -> None:
-    encoding, go_on = threading.Event(), threading.Event()
-
-    class Slow(Adding):
-        def encode(self, fragment: Fragment) -> Fragment:
-            if bytes(fragment.data) == b"slow":
-                encoding.set()
-                go_on.wait(PATIENCE)
-            return fragment
-
-    monkeypatch.setattr(encoding_module, "_ENCODING", PATIENCE)
-    with Meeting(Slow()) as meeting:
-        sender = InThread(meeting.connection.send, b"slow")
-        assert encoding.wait(PATIENCE)
-        poster = InThread(broadcast, [meeting.connection], data)
-        go_on.set()
-        assert poster.result() == []
-        sender.result()
-        assert [meeting.message(), meeting.message()] == [b"slow", data]
-        monkeypatch.setattr(encoding_module, "_ENCODING", 0.01)
-        encoding.clear()
-        go_on.clear()
-        sender = InThread(meeting.connection.send, b"slow")
-        assert encoding.wait(PATIENCE)
-        assert broadcast([meeting.connection], data) == [meeting.connection]
-        go_on.set()
-        sender.result()
-
-
-@pytest.mark.parametrize("frame_size", [None, 7])
-def test_many_threads_send_and_post_at_once(frame_size: int | None) -> None:
-    client, server = agreed(ClientPerMessageDeflateFactory(threshold=50))
-    with Meeting(client, theirs=(server,), max_frame_size=frame_size) as meeting:
-        count = 60
-        texts = [bytes([65 + index]) * 10 * (index + 1) for index in range(8)]
-
-        def send(text: bytes) -> None:
-            for _ in range(count):
-                meeting.connection.send(text)
-
-        def post(text: bytes) -> None:
-            for _ in range(count):
-                while broadcast([meeting.connection], text):
-                    pass  # on a busy machine the others may have the lock for long
-
-        threads = [InThread(send if i % 2 else post, text) for i, text in enumerate(texts)]
-        got = [meeting.message() for _ in range(count * len(texts))]
-        for thread in threads:
-            thread.result()
-        assert {text: got.count(text) for text in texts} == dict.fromkeys(texts, count)
-
-
-@pytest.mark.parametrize("end", ["abort", "start_close"])
-def test_nothing_is_encoded_after_the_end(end: str) -> None:
-    extension = Adding()
-    with Meeting(extension) as meeting:
-        getattr(meeting.connection, end)()
-        for data in (b"x", b"x" * 500):
-            with pytest.raises(ConnectionClosedError):
-                meeting.connection.try_send(data, BINARY)
-            with pytest.raises(ConnectionClosedError):
-                meeting.connection.send(data)
-        meeting.pair.peer.close()
-        assert meeting.connection.wait_closed(PATIENCE)
-        assert eventually(lambda: extension.calls)
-        assert extension.calls == ["ended"]

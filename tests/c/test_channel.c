@@ -67,6 +67,7 @@ static int send_big(syncws_scratch *scratch, const char *data, size_t length)
         uint64_t left = syncws_frame_left(client);
         if (left == 0)
             break;
+        CHECK(syncws_message_begun(client));
         result = syncws_frame_write(client, scratch, data + (length - left), (size_t)left);
         if (result == SYNCWS_PENDING && syncws_frame_left(client) > 0)
             flush_soon(client, scratch);
@@ -87,7 +88,7 @@ static int send_encoded(syncws_scratch *scratch, const char *data, size_t length
     if (result != SYNCWS_OK)
         return result;
     while ((result = syncws_frame_send(client, scratch, 0x82, data, length, 1)) == SYNCWS_FULL) {
-        CHECK(!syncws_message_cut(client));
+        CHECK(!syncws_message_cut(client) && !syncws_message_begun(client));
         flush_soon(client, scratch);
     }
     CHECK(!syncws_message_cut(client));
