@@ -11,6 +11,7 @@ handler that sends in the middle of that finds it open and is refused.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from .exceptions import ConcurrencyError
@@ -175,11 +176,14 @@ class EncodingChannel(OutputChannel):
         self._unsent = False
 
     def _encode(
-        self, chain: ExtensionChain, fragments: Iterable[Fragment]
+        self, chain: ExtensionChain, fragments: Iterator[Fragment]
     ) -> Iterator[tuple[int, bytes]]:
-        self._begin(chain)
-        yield from encoded_frames(chain, fragments, limit(self.options.max_frame_size))
-        self._unsent = False
+        # Not before there is one: a program that gives none has had nothing encoded.
+        for first in fragments:
+            self._begin(chain)
+            every = itertools.chain((first,), fragments)
+            yield from encoded_frames(chain, every, limit(self.options.max_frame_size))
+            self._unsent = False
 
     def _begin(self, chain: ExtensionChain) -> None:
         """Before encoding; the generators above end it when everything has been sent."""

@@ -247,6 +247,29 @@ def test_an_encoder_that_raises_behind_the_first_fragment_ends_the_connection() 
         assert close is not None and close.payload[:2] == (1011).to_bytes(2)
 
 
+def test_what_gives_no_fragment_had_none_encoded() -> None:
+    failing = Failing()
+
+    def nothing() -> Iterator[bytes]:
+        raise KeyError("nothing to send")
+        yield
+
+    with Meeting(failing) as meeting:
+        for fails in (False, True):
+            failing.fails = fails
+            if fails:
+                with pytest.raises(LookupError, match="no encoding"):
+                    meeting.connection.send(b"x")
+            with pytest.raises(KeyError):
+                meeting.connection.send(nothing())
+            meeting.connection.send([])
+            failing.fails = False
+            meeting.connection.send([b"x"])
+            assert meeting.message() == b"x!"
+            # Nor is what came before them forgotten.
+            assert failing.calls.count("forget") == fails
+
+
 def test_an_extension_that_cannot_go_on_ends_the_connection() -> None:
     failing = Failing()
     failing.forgets = False
