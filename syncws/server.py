@@ -6,6 +6,7 @@ the server itself (:mod:`.serving`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from .accepting import listen_tcp, listen_unix, unix_remover
+from .connection import Connection
 from .exceptions import ConnectionClosed
 from .extension_options import server_extensions
 from .extensions import ServerExtensionFactory
@@ -257,7 +259,8 @@ def broadcast(
     that holds ``write_limit`` bytes which its peer has not taken, or that another thread is
     sending a message in fragments to (one that encodes the first is given a tenth of a
     second). Those connections are returned: the application
-    decides whether it can live with the gap or closes them. A connection that is closed or
+    decides whether it can live with the gap or closes them. So are those whose extension raises
+    an exception, which is logged: the others get the message. A connection that is closed or
     closing is passed over silently.
 
     Args:
@@ -293,7 +296,21 @@ def broadcast(
                 skipped.append(connection)
         except ConnectionClosed:
             continue
+        except Exception:
+            # Of an extension. Raised it would lose the message for the others, or who missed it.
+            _log_failure(connection)
+            skipped.append(connection)
     return skipped
+
+
+def _log_failure(connection: Connection) -> None:
+    with contextlib.suppress(Exception):  # of a log handler: a line of the log and nothing else
+        connection.logger.error(
+            "broadcast to connection %s with %s failed",
+            connection.id,
+            connection.remote_address,
+            exc_info=True,
+        )
 
 
 def _check_context(context: ssl_module.SSLContext | None) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from extending import ClientOffer, ServerOffer
 from talking import PATIENCE, RawClient, masked_frame, wait_until
 
 import syncws
@@ -338,6 +339,47 @@ def test_closed_connections_are_passed_over(audience: Audience) -> None:
     wait_until(lambda: len(audience.server.connections) == 1)
     assert broadcast(connections, "hello") == []
     assert here.receive_frame() == (1, b"hello")
+
+
+@pytest.mark.parametrize("log_fails", [False, True])
+def test_a_broadcast_goes_on_behind_an_extension_that_raises(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, log_fails: bool
+) -> None:
+    """Who missed it is returned, and the log says why."""
+    offer = ServerOffer("adding")
+    with (
+        syncws.serve(echo, "127.0.0.1", extensions=[offer], compression=None) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [
+            stack.enter_context(
+                syncws.connect(server.url, extensions=[ClientOffer("adding")], compression=None)
+            )
+            for _ in range(3)
+        ]
+        wait_until(lambda: len(server.connections) == 3)
+        by_address = {each.remote_address: each for each in server.connections}
+        connections = [by_address[client.local_address] for client in clients]
+        broken = connections[0]
+
+        def encode(fragment: syncws.Fragment) -> syncws.Fragment:
+            raise LookupError("no encoding")
+
+        if log_fails:
+            monkeypatch.setattr(broken.logger, "error", encode)
+        with monkeypatch.context() as patch:
+            patch.setattr(broken.extensions[0], "encode", encode)
+            assert broadcast(connections, "news") == [broken]
+        for client in clients[1:]:
+            assert client.recv(PATIENCE) == "news"
+        # It has failed no more than by a send() that raises the same.
+        assert broadcast(connections, "more") == []
+        assert [client.recv(PATIENCE) for client in clients] == ["more"] * 3
+    if not log_fails:
+        [record] = caplog.records
+        assert record.levelno == logging.ERROR and record.name == "syncws.server"
+        assert str(broken.id) in record.getMessage()
+        assert record.exc_info is not None and isinstance(record.exc_info[1], LookupError)
 
 
 @pytest.mark.parametrize("message", [1, None, ["a"], object()])
