@@ -341,6 +341,9 @@ class Channel(EndingChannel):
         adopt_main_thread()
         gone = lib.syncws_channel_after_fork(self.c)
         self.forked = not gone  # else it says how it ended
+        # The parent receives what came before, and one message is for one of them.
+        self.inbound.clear()
+        self.incoming = self.streaming = None
         self.state_lock = threading.RLock()
         self.send_lock = threading.RLock()
         self.waiters.clear()

@@ -397,8 +397,7 @@ class Connection(ConnectionView):
         """
         channel = self._channel
         close = Close.check(code, reason)
-        if channel.forked:
-            raise channel.exception()
+        self._refuse_in_child()
         channel.close(close)
 
     def wait_closed(self, timeout: float | None = None) -> bool:
@@ -414,6 +413,7 @@ class Connection(ConnectionView):
             Whether it is closed.
         """
         deadline = check_timeout(timeout)
+        self._refuse_in_child()
         channel = self._channel
         channel.hurry = True
         with channel.reading_on():
@@ -425,7 +425,9 @@ class Connection(ConnectionView):
 
         Its arguments, and the errors they raise, are those of :meth:`close`.
         """
-        self._channel.start_close(Close.check(code, reason))
+        close = Close.check(code, reason)
+        self._refuse_in_child()
+        self._channel.start_close(close)
 
     def abort(self, reason: str = "aborted by this side") -> None:
         """Ends the connection at once, without a closing handshake (1006).
@@ -438,7 +440,13 @@ class Connection(ConnectionView):
         """
         if not isinstance(reason, str):
             raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+        self._refuse_in_child()
         self._channel.abort(None, reason)
+
+    def _refuse_in_child(self) -> None:
+        """What ends a connection, or waits for its end, raises in a forked child as all else."""
+        if self._channel.forked:
+            raise self._channel.exception()
 
     # -- for servers --------------------------------------------------------------
 

@@ -276,6 +276,7 @@ def broadcast(
     Raises:
         TypeError: ``message`` is neither a ``str`` nor bytes-like, or ``connections`` is no
             iterable of connections; nothing was sent.
+        ForkedConnectionError: One of them belongs to the parent of this process; nothing was sent.
         UnicodeDecodeError: ``text=True`` and the bytes are not UTF-8; nothing was sent.
     """
     whole = as_message(message)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .exceptions import ConnectionClosed, InvalidMessage
+from .exceptions import ConnectionClosed, ForkedConnectionError, InvalidMessage
 from .forwarded import Peer, TrustedProxies, forwarded_peer
 from .frames import Close, CloseCode, Side
 from .handshake import error_response
@@ -220,7 +220,9 @@ class Session:
             connection.close(code)
             self._service.tell("closed", connection)
         except BaseException as error:
-            connection.abort("it could not be closed")
+            # If the handler forked, we may be the child.
+            with contextlib.suppress(ForkedConnectionError):
+                connection.abort("it could not be closed")
             self._log_end(connection, error)
 
     def _log_end(self, connection: ServerConnection, error: BaseException) -> None:

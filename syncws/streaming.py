@@ -237,7 +237,8 @@ class StreamingChannel(InputChannel):
             TimeoutError, ConnectionClosed, ConcurrencyError: As :meth:`receive`.
         """
         stream = self.streaming
-        assert stream is not None
+        if stream is None:
+            raise self.exception()  # in a forked child: the message is the parent's
         pieces = stream.pieces
         while not pieces:
             code = self.read_once(lib.SYNCWS_TAKE_WAIT, wait_milliseconds(deadline), stream)

@@ -26,6 +26,7 @@ def check_connections(connections: Iterable[AnyConnection]) -> list[AnyConnectio
     Raises:
         TypeError: It is not an iterable of connections. A connection is iterable, too: its
             messages would be received and lost.
+        ForkedConnectionError: One of them belongs to the parent of this process.
     """
     if isinstance(connections, Connection) or not isinstance(connections, Iterable):
         raise TypeError(
@@ -35,6 +36,8 @@ def check_connections(connections: Iterable[AnyConnection]) -> list[AnyConnectio
     for connection in checked:
         if not isinstance(connection, Connection):
             raise TypeError(f"connections must not contain {type(connection).__name__}")
+        if connection._channel.forked:
+            raise connection._channel.exception()
     return checked
 
 
@@ -52,6 +55,7 @@ def wait(connections: Sequence[AnyConnection], timeout: float | None = None) -> 
 
     Raises:
         TypeError, ValueError: An argument makes no sense.
+        ForkedConnectionError: One of them belongs to the parent of this process.
     """
     connections = check_connections(connections)
     deadline = check_timeout(timeout)

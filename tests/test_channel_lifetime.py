@@ -385,6 +385,7 @@ def test_after_fork_no_lock_of_the_parent_is_in_the_way() -> None:
         held = InThread(meeting.channel.state_lock.acquire)
         assert held.result()
         assert InThread(meeting.channel.send_lock.acquire).result()
+        meeting.channel.inbound.append("for the parent")
         meeting.channel.after_fork()
         with pytest.raises(ForkedConnectionError):
             meeting.receive(0.0)

@@ -440,14 +440,6 @@ def test_g8x_close_inside_another_call_only_begins_it(pair: Pair) -> None:
         lib.syncws_leave(pair.channel.c, 0)
 
 
-def test_a_forked_connection_says_so(pair: Pair) -> None:
-    pair.channel.forked = True
-    pair.connection.abort()
-    for call in (pair.connection.close, pair.connection.recv, lambda: pair.connection.send("x")):
-        with pytest.raises(syncws.ForkedConnectionError):
-            call()
-
-
 def test_g13x_a_dropped_connection_is_freed_and_closed(pair: Pair) -> None:
     gc.disable()
     try:

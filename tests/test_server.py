@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from extending import ClientOffer, ServerOffer
+from pairing import Pair
 from talking import PATIENCE, RawClient, masked_frame, wait_until
 
 import syncws
@@ -380,6 +381,17 @@ def test_a_broadcast_goes_on_behind_an_extension_that_raises(
         assert record.levelno == logging.ERROR and record.name == "syncws.server"
         assert str(broken.id) in record.getMessage()
         assert record.exc_info is not None and isinstance(record.exc_info[1], LookupError)
+
+
+def test_g9x_a_broadcast_to_connections_of_the_parent_reaches_nobody(audience: Audience) -> None:
+    raw = audience.join()
+    with Pair() as pair:
+        pair.channel.forked = True
+        with pytest.raises(syncws.ForkedConnectionError):
+            broadcast([*audience.server.connections, pair.connection], "hello")
+        pair.channel.forked = False
+    assert broadcast(audience.server.connections, "behind it") == []
+    assert raw.receive_frame() == (1, b"behind it")
 
 
 @pytest.mark.parametrize("message", [1, None, ["a"], object()])

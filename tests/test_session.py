@@ -197,6 +197,22 @@ def test_a_close_that_fails_is_an_abort(stage: Stage, monkeypatch: pytest.Monkey
     assert len(stage.logger.at(logging.INFO)) == 1
 
 
+def test_g9x_a_handler_that_forked_ends_quietly_in_the_child(stage: Stage) -> None:
+    seen: list[syncws.Connection] = []
+
+    def handler(ws: syncws.Connection) -> None:
+        seen.append(ws)
+        ws._channel.forked = True
+
+    stage.handler = handler
+    stage.run()
+    [text] = stage.logger.at(logging.INFO)
+    assert "os.fork()" in text
+    assert seen[0].connected
+    seen[0]._channel.forked = False
+    seen[0].abort()
+
+
 def test_a_request_that_is_refused(stage: Stage) -> None:
     stage.accept = lambda request: accept(request, origins=["https://example.com"])
     response = stage.run()

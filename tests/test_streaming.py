@@ -13,7 +13,12 @@ from syncws import delivery as delivery_module
 from syncws import input as input_module
 from syncws import streaming as streaming_module
 from syncws.delivery import HIGH_WATER, Stream
-from syncws.exceptions import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK
+from syncws.exceptions import (
+    ConcurrencyError,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    ForkedConnectionError,
+)
 from syncws.frames import Close, Opcode, Record, lib
 from syncws.transport import CHUNK
 
@@ -417,3 +422,17 @@ def test_an_interrupted_piece_is_not_lost(step: str, monkeypatch: pytest.MonkeyP
             meeting.channel.next_piece(soon())
         monkeypatch.undo()
         assert joined(rest_of(meeting)) == b"together"
+
+
+def test_after_a_fork_the_rest_of_a_message_is_the_parents() -> None:
+    with Meeting() as meeting:
+        assert meeting.channel.begin_stream(soon()) is None
+        meeting.peer.send(frame(TEXT, b"one", fin=False))
+        assert meeting.channel.next_piece(soon()).data == b"one"
+        meeting.peer.send(frame(0, b"two"))
+        meeting.stepped.turn_until(lambda: meeting.channel.incoming is None)
+        meeting.channel.after_fork()
+        with pytest.raises(ForkedConnectionError):
+            meeting.channel.next_piece(soon())
+        meeting.channel.end_stream()
+        assert not meeting.channel.inbound

@@ -109,3 +109,13 @@ def test_a_ping_whose_connection_ends(ending: str) -> None:
             pair.connection.abort()
         with pytest.raises(syncws.ConnectionClosed):
             waiting.result()
+
+
+def test_a_connection_of_the_parent_is_refused_before_anything_is_waited_for() -> None:
+    with Pair() as ours, Pair() as theirs:
+        theirs.channel.forked = True
+        for timeout in (0, None):
+            with pytest.raises(syncws.ForkedConnectionError):
+                wait([ours.connection, theirs.connection], timeout)
+        assert not ours.channel.waiters
+        theirs.channel.forked = False

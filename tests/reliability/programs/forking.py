@@ -74,6 +74,11 @@ def use_everything() -> None:
     refused(connection.ping)
     refused(connection.pong)
     refused(connection.close)
+    refused(connection.start_close)
+    refused(connection.abort)
+    refused(lambda: connection.wait_closed(1))
+    refused(lambda: syncws.wait([connection], 1))
+    refused(lambda: syncws.broadcast([connection], "x"))
 
 
 def drop() -> None:
