@@ -119,12 +119,12 @@ class OutputChannel:
                 left = remaining(deadline)
                 if left == 0.0:
                     return False
-                if self._holds_others_up():
+                if self.holds_others_up():
                     raise ConcurrencyError("this thread is in the middle of another call")
                 waiter.wait(left)
         return True
 
-    def _holds_others_up(self) -> bool:
+    def holds_others_up(self) -> bool:
         """Whether this is a signal handler in the middle of what others would have to do.
 
         Or a finalizer that the collector runs in a reader thread.
@@ -139,7 +139,7 @@ class OutputChannel:
 
     def is_busy_here(self) -> bool:
         """Whether the calling thread, in a signal handler, is inside another call."""
-        return self._holds_others_up() or bool(lib.syncws_message_is_mine(self.c))
+        return self.holds_others_up() or bool(lib.syncws_message_is_mine(self.c))
 
     # -- ending -------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class OutputChannel:
                 f"timed out: the peer does not take data (write_limit); {consequence}"
             )
         token = object()  # a signal handler in here may wait, too
-        if self._holds_others_up():
+        if self.holds_others_up():
             raise ConcurrencyError("write_limit is reached in the middle of this thread's call")
         try:
             self.senders.add(token)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from .connection import Connection
+from .exceptions import ConcurrencyError
 from .frames import lib
 from .options import check_timeout
 from .transport import remaining
@@ -56,6 +57,8 @@ def wait(connections: Sequence[AnyConnection], timeout: float | None = None) -> 
     Raises:
         TypeError, ValueError: An argument makes no sense.
         ForkedConnectionError: One of them belongs to the parent of this process.
+        ConcurrencyError: Called by a signal handler inside a call that reads one of them, and
+            nothing is there yet.
     """
     connections = check_connections(connections)
     deadline = check_timeout(timeout)
@@ -63,6 +66,8 @@ def wait(connections: Sequence[AnyConnection], timeout: float | None = None) -> 
     with Waiter(channels) as waiter:
         for channel in channels:
             lib.syncws_list(channel.c, 1)
+        # Of these nothing would be seen before this call returns; that cannot change meanwhile.
+        held_up = any(channel.holds_others_up() for channel in channels)
         while True:
             ready = [
                 connection
@@ -74,4 +79,6 @@ def wait(connections: Sequence[AnyConnection], timeout: float | None = None) -> 
             left = remaining(deadline)
             if ready or left == 0.0 or not channels:
                 return ready
+            if held_up:
+                raise ConcurrencyError("this thread is in the middle of another call")
             waiter.wait(left)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import threading
 import time
 
 import pytest
+from channels import interpose
 from pairing import PATIENCE, InThread, Pair, eventually, frame
 
 import syncws
+from syncws import input as input_module
 from syncws import wait
+from syncws.frames import lib
 
 
 def test_a_message_ends_the_wait() -> None:
@@ -119,3 +123,53 @@ def test_a_connection_of_the_parent_is_refused_before_anything_is_waited_for() -
                 wait([ours.connection, theirs.connection], timeout)
         assert not ours.channel.waiters
         theirs.channel.forked = False
+
+
+# -- in the middle of another call ------------------------------------------------
+
+
+def test_g8x_nobody_waits_for_what_the_thread_itself_is_reading() -> None:
+    with Pair() as pair, Pair() as other:
+        pair.take()
+        try:
+            for connections in ([pair.connection], [other.connection, pair.connection]):
+                with pytest.raises(syncws.ConcurrencyError):
+                    wait(connections)
+                assert wait(connections, 0) == []
+            other.peer.sendall(frame(1, b"x"))
+            assert wait([other.connection], PATIENCE) == [other.connection]
+            # What is there already needs nobody.
+            assert wait([other.connection, pair.connection]) == [other.connection]
+        finally:
+            lib.syncws_leave(pair.channel.c, 0)
+        assert not pair.channel.waiters
+
+
+def test_g8x_a_signal_handler_does_not_wait_for_the_recv_that_it_interrupted(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[BaseException] = []
+    with Pair((client_context, server_context)) as pair:
+
+        def handler(*_: object) -> None:
+            try:
+                wait([pair.connection])
+            except BaseException as error:
+                seen.append(error)
+            pair.peer.sendall(frame(1, b"x"))
+
+        def interrupted(*arguments: object) -> int:
+            if not seen:
+                signal.raise_signal(signal.SIGUSR1)
+            return int(lib.syncws_wait_readable(*arguments))
+
+        interpose(monkeypatch, input_module, syncws_wait_readable=interrupted)
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            assert pair.connection.recv(PATIENCE) == "x"
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        (error,) = seen
+        assert isinstance(error, syncws.ConcurrencyError)
