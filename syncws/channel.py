@@ -171,7 +171,9 @@ class Channel(EndingChannel):
             try:
                 self.ping(None)
             except Exception:
-                return  # closing, and its own timer runs
+                if self.write_error is None:
+                    return  # closing, and its own timer runs
+                # Who only receives learns nothing of that, and waits for the peer as before.
         self._check_life_later(life)
 
     def _life(self) -> Life:
@@ -201,6 +203,7 @@ class Channel(EndingChannel):
             # Who reads is in the middle of something else: a signal handler, an extension.
             return self._check_life_later(life)
         error = TimeoutError("no sign of life from the peer (ping_timeout)")
+        error.__cause__ = self.write_error  # then no ping has reached it
         with self.state_lock:
             payload = self.closing.fail(error, CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         if payload is not None:

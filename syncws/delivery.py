@@ -23,10 +23,13 @@ from .options import Options
 from .reader import Reader
 from .transport import Transport
 
-__all__ = ["HIGH_WATER", "DeliveryChannel", "Stream"]
+__all__ = ["HIGH_WATER", "LAST_WORDS", "DeliveryChannel", "Stream"]
 
 # Inbound bytes beyond which the reader thread stops reading; it goes on at a quarter.
 HIGH_WATER = 2**20
+# The same while somebody waits for what the peer said before writing to it failed, whatever
+# `max_size` is: more than the system keeps for a connection.
+LAST_WORDS = 16 * 2**20
 
 
 class Stream:
@@ -293,10 +296,17 @@ class DeliveryChannel(EncodingChannel):
         return self._inbound_bytes > high
 
     def _should_pause(self) -> bool:
-        if self.closing.sent is not None or self.write_error is not None:
+        if self.closing.sent is not None:
             return False
+        if not self.senders:
+            return self._over(HIGH_WATER)
         # Two peers that both send before they read must both finish.
-        return self._over(limit(self.options.max_size) if self.senders else HIGH_WATER)
+        mark = limit(self.options.max_size)
+        return self._over(mark if self.write_error is None else max(mark, LAST_WORDS))
+
+    def is_overfull(self) -> bool:
+        """Whether reading has stopped although somebody waits for more than messages."""
+        return bool(lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED) and self._should_pause()
 
     @contextlib.contextmanager
     def reading_on(self) -> Iterator[None]:
@@ -319,7 +329,7 @@ class DeliveryChannel(EncodingChannel):
         if not lib.syncws_flags(self.c) & lib.SYNCWS_FLAG_PAUSED:
             return True
         # Set by threads that ask for the input without taking any of it.
-        urgent = bool(self.senders or self.closing.sent or self.write_error)
+        urgent = bool(self.senders or self.closing.sent)
         length = len(self.inbound) + len(self._queued_pieces())
         if length == self._paused_length and not urgent:
             return self.gone

@@ -215,9 +215,12 @@ class EndingChannel(StreamingChannel):
         patience = None if timeout is None else time.monotonic() + timeout
         if deadline is not None:
             patience = deadline if patience is None else min(patience, deadline)
-        self.resume_reading()
-        lib.syncws_list(self.c, 1)
-        self.wait_until(lambda: self.end is not None or self.gone, patience)
+        with self.reading_on():
+            lib.syncws_list(self.c, 1)
+            # Who has more to say than is kept does not say his last words.
+            self.wait_until(
+                lambda: self.end is not None or self.gone or self.is_overfull(), patience
+            )
         if self.end is not None:
             self.finish_input()
         else:

@@ -8,9 +8,10 @@ import time
 
 import pytest
 from channels import InThread, Meeting, owned_elsewhere
-from reliability.peer import CLOSE, frame
+from reliability.peer import BINARY, CLOSE, TEXT, frame
 
 from syncws import channel as channel_module
+from syncws import delivery as delivery_module
 from syncws import ending as ending_module
 from syncws.exceptions import ConnectionClosedError, ConnectionClosedOK
 from syncws.frames import Close, Side, lib
@@ -167,6 +168,40 @@ def test_after_a_write_error_the_peer_has_the_last_word() -> None:
         with pytest.raises(ConnectionClosedError) as raised:
             sender.result()
         assert raised.value.rcvd == Close(1009, "too big")
+
+
+def test_the_last_word_is_heard_behind_a_full_queue() -> None:
+    with Meeting(max_queue=1, max_size=1000) as meeting:
+        texts = [str(number) * 1000 for number in range(9)]
+        for text in texts:
+            meeting.peer.send_frame(TEXT, text.encode())
+            meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.peer.send_close(1009, b"too big")
+        meeting.peer.sock.shutdown(socket.SHUT_RD)
+        sender = InThread(meeting.send, bytes(100))
+        meeting.stepped.turn_until(lambda: not sender.is_alive())
+        with pytest.raises(ConnectionClosedError) as raised:
+            sender.result()
+        assert raised.value.rcvd == Close(1009, "too big")
+        assert list(meeting.channel.inbound) == texts
+        assert not meeting.channel.senders
+
+
+def test_a_peer_that_has_no_last_word_is_not_heard_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "LAST_WORDS", 2000)
+    with Meeting(max_queue=None, max_size=1000, close_timeout=None) as meeting:
+        meeting.peer.sock.shutdown(socket.SHUT_RD)
+        sender = InThread(meeting.send, bytes(100))
+        meeting.stepped.turn_until(lambda: meeting.channel.senders)
+        speaking = InThread(meeting.peer.send, *[frame(BINARY, bytes(1000))] * 1000)
+        meeting.stepped.turn_until(lambda: not sender.is_alive())
+        with pytest.raises(ConnectionClosedError) as raised:
+            sender.result()
+        assert isinstance(raised.value.__cause__, BrokenPipeError)
+        assert len(meeting.channel.inbound) < 500
+        meeting.stepped.turns()
+        speaking.result()
 
 
 @pytest.mark.parametrize("close_timeout", [0.1, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from channels import InThread, Meeting, interpose, owned_elsewhere
 from reliability.peer import CLOSE, PING, PONG, TEXT, frame
 
 from syncws import channel as channel_module
+from syncws import output as output_module
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
 from syncws.frames import Close, lib, thread_scratch
 from syncws.transport import CHUNK
@@ -293,6 +295,42 @@ def test_keepalive_ends_with_the_connection() -> None:
         meeting.stepped.turns()
         # Its question is still there.
         meeting.stepped.fire("_check_life_of")
+
+
+def in_reader_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the thread that makes turns it is: it waits for nobody's last words."""
+    monkeypatch.setattr(output_module, "in_any_reader_thread", lambda: True)
+
+
+def test_a_silent_peer_that_takes_nothing_is_missed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_reader_thread(monkeypatch)
+    with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
+        waiting = InThread(meeting.receive, None)
+        while not meeting.owned:
+            time.sleep(0.001)
+        meeting.peer.sock.shutdown(socket.SHUT_RD)
+        meeting.stepped.fire("_keep_alive")
+        assert isinstance(meeting.channel.write_error, OSError)
+        meeting.stepped.fire("_check_life_of")
+        with pytest.raises(ConnectionClosedError, match="keepalive") as raised:
+            waiting.result()
+        silence = raised.value.__cause__
+        assert isinstance(silence, TimeoutError)
+        assert silence.__cause__ is meeting.channel.write_error
+
+
+def test_a_peer_that_takes_nothing_and_speaks_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_reader_thread(monkeypatch)
+    with Meeting(ping_interval=5.0, ping_timeout=3.0) as meeting:
+        meeting.peer.sock.shutdown(socket.SHUT_RD)
+        for number in range(3):
+            meeting.stepped.fire("_keep_alive")
+            meeting.peer.send_frame(TEXT, b"%d" % number)
+            meeting.stepped.turns()
+            meeting.stepped.fire("_check_life_of")
+        assert [meeting.receive() for _ in range(3)] == ["0", "1", "2"]
+        assert meeting.channel.pings == {}
+        assert not meeting.channel.gone
 
 
 def test_a_connection_that_begins_to_close_just_now_is_not_pinged() -> None:

@@ -14,7 +14,7 @@ from channels import (
 )
 from reliability.peer import BINARY, CLOSE, TEXT, frame
 
-from syncws.delivery import HIGH_WATER
+from syncws.delivery import HIGH_WATER, LAST_WORDS
 from syncws.frames import Close, Side, lib
 from syncws.input import InputChannel
 from syncws.transport import CHUNK
@@ -129,16 +129,60 @@ def test_a_sender_that_came_after_the_pause_is_seen_at_the_next_tick() -> None:
         meeting.channel.senders.clear()
 
 
-def test_nothing_pauses_once_a_close_frame_was_sent_or_writing_failed() -> None:
+def test_nothing_pauses_once_a_close_frame_was_sent() -> None:
+    with Meeting(max_queue=1) as meeting:
+        meeting.peer.send_frame(TEXT, b"one")
+        meeting.stepped.turns()
+        assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        meeting.channel.start_close(Close(1000, ""))
+        meeting.peer.send_frame(TEXT, b"two")
+        meeting.peer.send_close(1000)
+        meeting.stepped.turns()
+        assert list(meeting.channel.inbound) == ["one"]
+        assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        assert meeting.channel.closing.complete
+
+
+def test_a_write_error_alone_lets_nobody_fill_the_queue() -> None:
+    with Meeting(Side.SERVER, max_queue=None) as meeting:
+        meeting.channel.write_error = OSError(errno.EPIPE, "refused")
+        count = fill(meeting, bytes(CHUNK))
+        assert HIGH_WATER <= count * CHUNK <= HIGH_WATER + 8 * CHUNK
+        meeting.peer.send_frame(TEXT, b"late")
+        meeting.stepped.turns(10)
+        assert len(meeting.channel.inbound) == count
+        while meeting.channel.inbound:
+            meeting.channel.inbound.popleft()
+        meeting.stepped.turn_until(lambda: meeting.channel.inbound)
+        assert meeting.receive() == "late"
+
+
+def test_after_a_write_error_nothing_pauses_who_waits_for_the_last_words() -> None:
     with Meeting(max_queue=1) as meeting:
         meeting.peer.send_frame(TEXT, b"one")
         meeting.stepped.turns()
         assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
         meeting.channel.write_error = OSError(errno.EPIPE, "refused")
-        meeting.peer.send_frame(TEXT, b"two")
-        meeting.stepped.turns()
-        assert list(meeting.channel.inbound) == ["one", "two"]
-        assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+        with meeting.channel.reading_on():
+            meeting.peer.send_frame(TEXT, b"two")
+            meeting.stepped.turns()
+            assert list(meeting.channel.inbound) == ["one", "two"]
+            assert not meeting.has(lib.SYNCWS_FLAG_PAUSED)
+
+
+@pytest.mark.parametrize(
+    ("max_size", "mark"), [(MIB, LAST_WORDS), (LAST_WORDS + MIB, LAST_WORDS + MIB)]
+)
+def test_last_words_are_bounded(max_size: int, mark: int) -> None:
+    with Meeting(Side.SERVER, max_queue=None, max_size=max_size) as meeting:
+        meeting.channel.write_error = OSError(errno.EPIPE, "refused")
+        with meeting.channel.reading_on():
+            count = fill(meeting, bytes(CHUNK))
+            assert mark <= count * CHUNK <= mark + 8 * CHUNK
+            assert meeting.channel.is_overfull()
+            meeting.channel.inbound.popleft()
+            meeting.channel.resume_reading()
+            assert not meeting.channel.is_overfull()
 
 
 def test_who_waits_for_the_end_lifts_the_pause() -> None:
