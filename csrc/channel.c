@@ -55,6 +55,7 @@ void syncws_channel_free(syncws_channel *channel) {
     syncws_mailbox_drop(channel->mailbox, channel);
     syncws_decoder_release(&channel->decoder);
     free(channel->output.data);
+    free(channel->output.kept);
     pthread_mutex_destroy(&channel->mutex);
     pthread_mutex_destroy(&channel->write_mutex);
     free(channel);
@@ -338,6 +339,8 @@ int syncws_channel_after_fork(syncws_channel *channel) {
     channel->next = NULL;
     channel->output.data = NULL;
     channel->output.start = channel->output.end = channel->output.capacity = 0;
+    channel->output.kept = NULL;
+    channel->output.kept_size = 0;
     channel->decoder.buffer = NULL;
     channel->decoder.handed_out = NULL;
     return gone;

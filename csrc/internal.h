@@ -14,6 +14,9 @@ enum { SYNCWS_NOWHERE = 0, SYNCWS_LAZY = 1, SYNCWS_URGENT = 2 };
  * two system calls of three, and an idle thread wakes up for it once. */
 enum { SYNCWS_FIRST_WAIT_MS = 200 };
 
+/* Bytes of control frames of extensions that may wait for the end of a data frame. */
+enum { SYNCWS_KEPT_SIZE = 4096 };
+
 /* A control frame that waits for a frame boundary; the newest of its kind wins. */
 struct syncws_slot {
     uint8_t filled;
@@ -42,6 +45,9 @@ struct syncws_output {
     uint8_t cut;          /* such a message was left unfinished: no data frame may follow */
     uint8_t closing;      /* a close frame was asked for: no data, pings or pongs after it */
     uint8_t refused;      /* the socket refused bytes since it last accepted some */
+    uint8_t *kept;        /* malloc'd while in use: whole control frames of extensions, which
+                           * wait for the end of a data frame, in their order */
+    size_t kept_size;
     int error;            /* errno of the write that failed; nothing is written any more */
     struct syncws_slot pong, ping, close;
 };
@@ -85,7 +91,8 @@ static inline unsigned syncws_read_flags(const syncws_channel *channel) {
 
 /* Whether control frames wait for a frame boundary. */
 static inline int syncws_has_controls(const struct syncws_output *output) {
-    return output->pong.filled || output->ping.filled || output->close.filled;
+    return output->pong.filled || output->ping.filled || output->close.filled ||
+           output->kept_size > 0;
 }
 
 /* A number that no other thread has while the calling one lives. */
@@ -95,10 +102,12 @@ int syncws_take_locked(syncws_channel *channel, int mode);
 void syncws_leave_locked(syncws_channel *channel, unsigned flags);
 void syncws_list_locked(syncws_channel *channel, int urgent);
 
-/* queue.c; 0, or -1 without memory. */
+/* queue.c; 0, or -1 without memory, or without room for what is to be kept. */
 int syncws_queue_reserve(struct syncws_output *output, size_t length);
 int syncws_queue_append(struct syncws_output *output, const uint8_t *data, size_t length);
 void syncws_queue_drop(struct syncws_output *output, size_t length);
+int syncws_queue_keep(struct syncws_output *output, const uint8_t *frame, size_t size);
+int syncws_queue_place_kept(struct syncws_output *output);
 
 void syncws_mailbox_retain(syncws_mailbox *mailbox);
 void syncws_mailbox_drop(syncws_mailbox *mailbox, syncws_channel *channel);

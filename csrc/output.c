@@ -119,6 +119,7 @@ static int place_controls(syncws_channel *channel, syncws_scratch *scratch) {
         return 0;
     if (place(channel, scratch, &output->pong, SYNCWS_PONG) < 0 ||
         place(channel, scratch, &output->ping, SYNCWS_PING) < 0 ||
+        syncws_queue_place_kept(output) < 0 ||
         place(channel, scratch, &output->close, SYNCWS_CLOSE) < 0)
         return -1;
     return 0;
@@ -276,8 +277,30 @@ static int post_large(syncws_channel *channel, syncws_scratch *scratch, int firs
     return flush_locked(channel, scratch);
 }
 
+/* A control frame of an extension: between two frames at once, whether a message is open or
+ * not (RFC 6455 section 5.4), and otherwise when the frame under way has ended. */
+static int post_control(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
+                        const char *data, size_t length) {
+    struct syncws_output *output = &channel->output;
+    uint8_t frame[14 + 125];
+    int result = data_state(channel, scratch);
+    if (result != SYNCWS_OK)
+        return result;
+    if (length > 125 || (output->frame_left == 0 && is_full(output, length)))
+        return SYNCWS_FULL;
+    if (output->frame_left == 0)
+        return send_piece(channel, scratch, first_byte, data, length);
+    size_t size =
+        encode(channel, scratch, frame, (uint8_t)first_byte, (const uint8_t *)data, length);
+    if (size == 0)
+        return fail(channel, scratch, errno);
+    return syncws_queue_keep(output, frame, size) < 0 ? SYNCWS_FULL : SYNCWS_OK;
+}
+
 static int post_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                        const char *data, size_t length) {
+    if (first_byte & 8) /* an opcode of control frames */
+        return post_control(channel, scratch, first_byte, data, length);
     int result = send_locked(channel, scratch, first_byte, data, length);
     if (result != SYNCWS_LARGE)
         return result;

@@ -1,7 +1,7 @@
 /* The bytes that wait for a socket: a growing queue.
  *
- * What belongs here: memory.  What does not: what the bytes mean, and writing them
- * (output.c).  Called under write_mutex.
+ * What belongs here: memory, also of what is to go into the queue later.  What does not:
+ * what the bytes mean, and writing them (output.c).  Called under write_mutex.
  */
 #include "internal.h"
 
@@ -59,4 +59,24 @@ void syncws_queue_drop(struct syncws_output *output, size_t length) {
         output->data = NULL;
         output->capacity = 0;
     }
+}
+
+/* Keeps a control frame that must not go into the queue now; 0 or -1. */
+int syncws_queue_keep(struct syncws_output *output, const uint8_t *frame, size_t size) {
+    if (size > SYNCWS_KEPT_SIZE - output->kept_size)
+        return -1;
+    if (output->kept == NULL && (output->kept = malloc(SYNCWS_KEPT_SIZE)) == NULL)
+        return -1;
+    memcpy(output->kept + output->kept_size, frame, size);
+    output->kept_size += size;
+    return 0;
+}
+
+int syncws_queue_place_kept(struct syncws_output *output) {
+    if (syncws_queue_append(output, output->kept, output->kept_size) < 0)
+        return -1;
+    free(output->kept);
+    output->kept = NULL;
+    output->kept_size = 0;
+    return 0;
 }

@@ -445,7 +445,10 @@ uint64_t syncws_frame_left(syncws_channel *channel);
 int syncws_frame_send(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                       const char *data, size_t length, int any_size);
 /* Queues one whole message of any size without waiting, all of its frames at once; SYNCWS_FULL
- * if others wait above high water, otherwise as syncws_send(). */
+ * if others wait above high water, otherwise as syncws_send().  Or a control frame of an
+ * extension, behind those before it: between two frames as a message, even while one is open;
+ * inside a frame it waits for the frame's end (SYNCWS_OK), or is SYNCWS_FULL if 4 KiB of them do
+ * already. */
 int syncws_post(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
                 const char *data, size_t length);
 /* Writes what waits. SYNCWS_OK, _PENDING, _WRITE_FAILED, _CLOSED. */

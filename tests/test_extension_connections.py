@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from syncws.channel import Channel
 from syncws.exceptions import ConnectionClosedError, ConnectionClosedOK
 from syncws.extension_chain import ExtensionChain
 from syncws.extensions import Extension, Fragment, Unit
-from syncws.frames import Opcode, Side
+from syncws.frames import Opcode, Side, lib
 from syncws.options import Options
 from syncws.permessage_deflate import ServerPerMessageDeflateFactory
 from syncws.reader import Reader
@@ -242,6 +243,100 @@ def test_an_extension_that_answers_in_the_middle_of_reading() -> None:
         assert meeting.receive() == b"x"
         assert meeting.next_frame().payload == b"cba"
         assert extension.calls[0] is True
+
+
+def test_control_frames_of_an_extension_between_the_fragments_of_a_message() -> None:
+    class Announcing(Adding):
+        def encode(self, fragment: Fragment) -> Fragment:
+            assert self.send_control is not None
+            assert self.send_control(11, b"before " + bytes(fragment.data))
+            return super().encode(fragment)
+
+    extension = Announcing(b"", opcodes=[11], unit=Unit.FRAME)
+    with pair(extension) as meeting:
+        assert extension.send_control is not None
+        send_control = extension.send_control
+
+        def fragments() -> Iterator[bytes]:
+            yield b"a"
+            assert send_control(11, b"same thread")
+            assert InThread(send_control, 11, b"other thread").result()
+            yield b"b"
+
+        sending = InThread(meeting.connection.send, fragments())
+        peer = Peer(meeting.peer, is_client=False)
+        got = [peer.read_frame() for _ in range(8)]
+        sending.result()
+        assert [(each.opcode, each.payload) for each in got if each is not None] == [
+            (11, b"before a"),
+            (BINARY, b"a"),
+            (11, b"same thread"),
+            (11, b"other thread"),
+            (11, b"before b"),
+            (0, b"b"),
+            (11, b"before "),
+            (0, b""),
+        ]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_in_the_middle_of_a_frame_a_few_control_frames_wait_for_its_end(
+    tls: bool, client_context: Any, server_context: Any
+) -> None:
+    extension = Adding(b"", opcodes=[11], unit=Unit.FRAME)
+    contexts = (client_context, server_context) if tls else None
+    with pair(extension, contexts=contexts, write_limit=1024) as meeting:
+        assert extension.send_control is not None
+        c = meeting.channel.c
+        sending = InThread(meeting.connection.send, bytes(2**20))
+        assert eventually(lambda: lib.syncws_frame_left(c) and meeting.channel.senders)
+        taken = 0
+        while extension.send_control(11, b"%d" % taken):
+            taken += 1
+        # What does not fit into 4 KiB is refused, and what did is not forgotten.
+        assert 100 < taken < 4096 / 6
+        peer = Peer(meeting.peer, is_client=False)
+        got = peer.read_frame()
+        assert got is not None and len(got.payload) == 2**20
+        sending.result()
+        # What waited for the end of the frame may still wait for room.
+        assert eventually(lambda: extension.send_control and extension.send_control(11, b"last"))
+        wanted = [*(b"%d" % number for number in range(taken)), b"last"]
+        assert [
+            (each.opcode, each.payload) for each in (peer.read_frame() for _ in wanted) if each
+        ] == [(11, data) for data in wanted]
+
+
+def test_control_frames_that_wait_when_the_connection_ends() -> None:
+    extension = Adding(b"", opcodes=[11], unit=Unit.FRAME)
+    with pair(extension, write_limit=1024) as meeting:
+        assert extension.send_control is not None
+        c = meeting.channel.c
+        sending = InThread(meeting.connection.send, bytes(2**20))
+        assert eventually(lambda: lib.syncws_frame_left(c) and meeting.channel.senders)
+        assert extension.send_control(11, b"lost")
+        meeting.connection.abort()
+        with pytest.raises(ConnectionClosedError):
+            sending.result()
+        with pytest.raises(ConnectionClosedError):
+            extension.send_control(11, b"")
+
+
+def test_behind_a_full_queue_there_is_no_room_for_a_control_frame() -> None:
+    extension = Adding(b"", opcodes=[11])
+    with Meeting(extensions=(extension,), small_buffers=True, write_limit=1024) as meeting:
+        assert extension.send_control is not None
+        # Python transports have what C queued moved by others.
+        while (
+            lib.syncws_send(meeting.c, 0x182, bytes(600), 600) != lib.SYNCWS_FULL
+            or meeting.channel.flush() == lib.SYNCWS_OK
+        ):
+            pass
+        taken = 0
+        while extension.send_control(11, bytes(125)):
+            taken += 1
+        assert taken < 1024 / 125
+        meeting.reader.close()
 
 
 def test_no_extension_keeps_its_connection() -> None:

@@ -14,7 +14,7 @@
 
 #include "syncws.h"
 
-enum { SENDERS = 3, MESSAGES = 400, BIG = 300000, FRAME = 4000 };
+enum { SENDERS = 3, MESSAGES = 400, BIG = 300000, FRAME = 4000, EXTENSION = 11, KEPT = 4096 };
 
 #define CHECK(condition)                                                                     \
     do {                                                                                     \
@@ -128,10 +128,37 @@ static void *ping(void *unused)
     return NULL;
 }
 
+/* Control frames of an extension, from the middle of other threads' messages. */
+static void *post_controls(void *unused)
+{
+    (void)unused;
+    syncws_scratch *scratch = new_scratch();
+    for (uint32_t number = 0; !done; usleep(50)) {
+        int result = syncws_post(client, scratch, 0x80 | EXTENSION, (const char *)&number,
+                                 sizeof number);
+        CHECK(result == SYNCWS_OK || result == SYNCWS_PENDING || result == SYNCWS_FULL);
+        number += result != SYNCWS_FULL;
+    }
+    free(scratch);
+    return NULL;
+}
+
+static void check_control(const syncws_record *record)
+{
+    static uint32_t expected;
+    if (record->opcode != EXTENSION)
+        return;
+    CHECK(record->length == sizeof expected);
+    CHECK(memcmp(record->data, &expected, sizeof expected) == 0);
+    expected++;
+}
+
 static int count_record(const syncws_record *record, int *counts)
 {
-    if (record->kind == SYNCWS_CONTROL)
+    if (record->kind == SYNCWS_CONTROL) {
+        check_control(record);
         return 0;
+    }
     /* Runs have random separators between payloads of one letter each. */
     if (record->kind == SYNCWS_RUN)
         return (int)record->count;
@@ -253,6 +280,7 @@ static void open_pair(int *ends)
     CHECK(client != NULL && server != NULL);
     syncws_decoder_init(syncws_channel_decoder(client), SYNCWS_CLIENT, UINT64_MAX, UINT64_MAX, 1);
     syncws_decoder_init(syncws_channel_decoder(server), SYNCWS_SERVER, UINT64_MAX, UINT64_MAX, 1);
+    syncws_channel_decoder(server)->allowed_opcodes = 1 << EXTENSION;
     syncws_list(client, 0);
     syncws_list(server, 1);
 }
@@ -270,10 +298,53 @@ static void close_pair(const int *ends)
     close(ends[1]);
 }
 
+/* In the middle of a frame they wait, not without bound, and leave behind it. */
+static void keep_controls(void)
+{
+    static char data[BIG];
+    int ends[2], result, kept = 0;
+    size_t got = 0;
+    uint8_t *bytes = malloc(2 * BIG);
+    syncws_scratch *scratch = new_scratch();
+    CHECK(bytes != NULL);
+    open_pair(ends);
+    CHECK(syncws_message_open(server) == SYNCWS_OK);
+    CHECK(syncws_post(server, scratch, 0x80 | EXTENSION, "0", 1) == SYNCWS_OK);
+    CHECK(syncws_frame_begin(server, scratch, 0x82, BIG) == SYNCWS_OK);
+    CHECK(syncws_frame_write(server, scratch, data, 1) == SYNCWS_OK);
+    while ((result = syncws_post(server, scratch, 0x80 | EXTENSION, data, 125)) == SYNCWS_OK)
+        kept++;
+    CHECK(result == SYNCWS_FULL && kept == KEPT / 127);
+    CHECK(syncws_post(server, scratch, 0x80 | EXTENSION, data, 126) == SYNCWS_FULL);
+    CHECK(syncws_post(server, scratch, 0x80 | EXTENSION, "1", 1) == SYNCWS_OK);
+    while (syncws_frame_left(server) > 0 || syncws_output_size(server) > 0) {
+        uint64_t left = syncws_frame_left(server);
+        CHECK(syncws_frame_write(server, scratch, data, (size_t)left) != SYNCWS_WRITE_FAILED);
+        (void)syncws_flush(server, scratch);
+        ssize_t part = recv(ends[0], bytes + got, 2 * BIG - got, MSG_DONTWAIT);
+        got += part > 0 ? (size_t)part : 0;
+    }
+    while (recv(ends[0], bytes + got, 1, MSG_DONTWAIT) == 1)
+        got++;
+    CHECK(got == 3 + 10 + BIG + (size_t)kept * 127 + 3);
+    CHECK(memcmp(bytes, "\x8b\x01" "0" "\x82\x7f", 5) == 0);
+    CHECK(memcmp(bytes + 13 + BIG, "\x8b\x7d", 2) == 0);
+    CHECK(memcmp(bytes + got - 3, "\x8b\x01" "1", 3) == 0);
+    syncws_message_close(server);
+    /* Freed with the channel. */
+    CHECK(syncws_message_open(server) == SYNCWS_OK);
+    CHECK(syncws_frame_begin(server, scratch, 0x82, 1) == SYNCWS_OK);
+    CHECK(syncws_post(server, scratch, 0x80 | EXTENSION, data, 125) == SYNCWS_OK);
+    free(bytes);
+    free(scratch);
+    close_pair(ends);
+}
+
 int main(void)
 {
     int ends[2], numbers[SENDERS];
-    pthread_t threads[SENDERS + 3];
+    pthread_t threads[SENDERS + 4];
+    keep_controls();
     open_pair(ends);
     start(&threads[0], receive, NULL);
     start(&threads[1], read_for_nobody, NULL);
@@ -282,7 +353,8 @@ int main(void)
         numbers[number] = number;
         start(&threads[3 + number], send_many, &numbers[number]);
     }
-    for (int number = 0; number < SENDERS + 3; number++)
+    start(&threads[3 + SENDERS], post_controls, NULL);
+    for (int number = 0; number < SENDERS + 4; number++)
         pthread_join(threads[number], NULL);
 
     start(&threads[0], wait_for_nothing, NULL);
