@@ -11,9 +11,9 @@ import collections
 from collections.abc import Iterable
 
 from .exceptions import ProtocolError
-from .extension_chain import ExtensionChain
+from .extension_chain import ExtensionChain, Gathered
 from .extensions import Fragment
-from .frames import CloseCode, Opcode, Record, joined, lib
+from .frames import CloseCode, Opcode, Record, lib
 
 __all__ = ["RecordDecoder"]
 
@@ -21,43 +21,6 @@ _PIECE = lib.SYNCWS_PIECE
 _MESSAGE = lib.SYNCWS_MESSAGE
 _ROW = lib.SYNCWS_ROW
 _CONTROL = lib.SYNCWS_CONTROL
-
-# Parts below the first number of bytes are put together, to blocks of the second.
-_SMALL = 4096
-_BLOCK = 65536
-
-
-class _Message:
-    """The beginning of a message that comes in parts, however small they are."""
-
-    __slots__ = ("_parts", "_small")
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        # Objects of a few bytes would take many times the memory of what is in them.
-        self._small = bytearray()
-
-    def add(self, data: bytes) -> None:
-        if len(data) < _SMALL:
-            self._small += data
-            if len(self._small) < _BLOCK:
-                return
-            data = b""
-        if self._small:
-            self._parts.append(bytes(self._small))
-            self._small.clear()
-        if data:
-            self._parts.append(data)
-
-    def copy(self) -> bytes:
-        """All of it."""
-        return b"".join((*self._parts, self._small))
-
-    def take(self) -> bytes:
-        """All of it, once."""
-        if self._small:
-            self._parts.append(bytes(self._small))
-        return joined(self._parts)
 
 
 def _piece(opcode: int, data: bytes) -> Record:
@@ -83,7 +46,7 @@ class RecordDecoder:
 
     def __init__(self, chain: ExtensionChain) -> None:
         self._chain = chain
-        self.gathered: _Message | None = None
+        self.gathered: Gathered | None = None
         self._opcode = 0  # of that message
         self._made = 0  # bytes that extensions made in this call
         self.busy = False
@@ -173,7 +136,7 @@ class RecordDecoder:
                 found.append(Record(_PIECE, opcode, part, fragment.first and number == 1, ends))
             return
         if gathered is None:
-            gathered = _Message()
+            gathered = Gathered()
         # The list is emptied: it would keep each part until the message is put together.
         parts.reverse()
         while parts:

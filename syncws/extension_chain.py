@@ -14,9 +14,9 @@ from typing import Any
 
 from .exceptions import InvalidText, PayloadTooBig, ProtocolError
 from .extensions import Extension, Fragment, SendControl, Unit, WholeMessageExtension
-from .frames import UNLIMITED, Opcode, Record, lib
+from .frames import UNLIMITED, Opcode, Record, joined, lib
 
-__all__ = ["ExtensionChain", "encoded_limit"]
+__all__ = ["ExtensionChain", "Gathered", "encoded_limit"]
 
 _MESSAGES = (Opcode.TEXT, Opcode.BINARY)
 _PIECE = lib.SYNCWS_PIECE
@@ -24,6 +24,9 @@ _BOUNDARY = lib.SYNCWS_UTF8_BOUNDARY
 _INVALID = lib.SYNCWS_UTF8_INVALID
 # Bytes of messages after which the others of a row can wait.
 _ENOUGH = 2**20
+# Parts below the first number of bytes are put together, to blocks of the second.
+_SMALL = 4096
+_BLOCK = 65536
 
 
 def encoded_limit(max_size: int | None) -> int:
@@ -34,10 +37,53 @@ def encoded_limit(max_size: int | None) -> int:
     return UNLIMITED if max_size is None else max_size + max_size // 16 + 1024
 
 
+class Gathered:
+    """The beginning of a message, or of a unit, that comes in parts, however small they are."""
+
+    __slots__ = ("_parts", "_small")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        # Objects of a few bytes would take many times the memory of what is in them.
+        self._small = bytearray()
+
+    def add(self, data: bytes) -> None:
+        if len(data) < _SMALL:
+            self._small += data
+            if len(self._small) < _BLOCK:
+                return
+            data = b""
+        if self._small:
+            self._parts.append(bytes(self._small))
+            self._small.clear()
+        if data:
+            self._parts.append(data)
+
+    def copy(self) -> bytes:
+        """All of it."""
+        return b"".join((*self._parts, self._small))
+
+    def take(self) -> bytes:
+        """All of it, once."""
+        if self._small:
+            self._parts.append(bytes(self._small))
+        return joined(self._parts)
+
+
 class _Stage:
     """One extension in one direction: its turn in a message, and what it waits for."""
 
-    __slots__ = ("active", "extension", "limit", "parts", "produced", "room", "waiting")
+    __slots__ = (
+        "active",
+        "extension",
+        "first",
+        "gathered",
+        "limit",
+        "produced",
+        "room",
+        "rsv",
+        "waiting",
+    )
 
     def __init__(self, extension: Extension, room: int, limit: int) -> None:
         self.extension = extension
@@ -47,9 +93,11 @@ class _Stage:
         # Of the current message: whether it is for this extension, and bytes it made of it.
         self.active = False
         self.produced = 0
-        # Fragments of an unfinished unit, and their bytes.
-        self.parts: list[Fragment] = []
+        # Of an unfinished unit: what has come, how many bytes, and what its first part was.
+        self.gathered: Gathered | None = None
         self.waiting = 0
+        self.first = True
+        self.rsv = 0
 
     def gather(self, fragment: Fragment) -> Fragment | None:
         """The unit that ``fragment`` completes, ``None`` if it completes none."""
@@ -57,24 +105,25 @@ class _Stage:
         complete = fragment.last or unit is Unit.PIECE
         if not complete and unit is Unit.FRAME:
             complete = fragment.frame_end
-        if complete and not self.parts:
+        gathered = self.gathered
+        if complete and gathered is None:
             return fragment
+        if gathered is None:
+            self.gathered = gathered = Gathered()
+            self.waiting, self.first, self.rsv = 0, fragment.first, fragment.rsv
         self.waiting += len(fragment.data)
         if self.waiting > self.room:
             raise PayloadTooBig("a message exceeds max_size")
         # A copy: what it points to is valid during this call only.
-        self.parts.append(fragment if complete else fragment._replace(data=bytes(fragment.data)))
+        gathered.add(fragment.data if complete else bytes(fragment.data))
         if not complete:
             return None
-        parts, self.parts, self.waiting = self.parts, [], 0
-        return fragment._replace(
-            data=b"".join(part.data for part in parts), first=parts[0].first, rsv=parts[0].rsv
-        )
+        self.gathered = None
+        return fragment._replace(data=gathered.take(), first=self.first, rsv=self.rsv)
 
     def reset(self) -> None:
         self.active = False
-        self.parts = []
-        self.waiting = 0
+        self.gathered = None
 
 
 def _as_text(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -104,6 +105,29 @@ def test_what_is_gathered_is_a_copy() -> None:
     data[:] = b"xyz"
     encoded = chain.encode(Fragment(BINARY, b"def", False, True))
     assert encoded is not None and encoded.data == b"abcdef"
+
+
+@pytest.mark.parametrize("unit", [Unit.FRAME, Unit.MESSAGE])
+def test_what_is_gathered_is_kept_in_few_objects(unit: Unit) -> None:
+    """However small the reads are: an object of one byte takes more than a hundred."""
+    extension = Adding(b"", unit=unit)
+    chain = ExtensionChain([extension], None)
+    stage = chain._decoders[0]
+    data = random.Random(1).randbytes(250_000)
+    sizes = [1] * 1000 + [5000, 1, 4096, 4095, *[4000] * 20, 70_000, 3]
+    sizes.append(len(data) - sum(sizes))
+    start = 0
+    for number, size in enumerate(sizes):
+        last = number == len(sizes) - 1
+        part = piece(data[start : start + size], number == 0, last, frame_end=last)
+        decoded = chain.decode(part)
+        start += size
+        if not last:
+            assert decoded is None and stage.gathered is not None
+            assert len(stage.gathered._parts) <= 9
+            assert stage.gathered.copy() == data[:start]
+    assert decoded is not None and decoded.data == data
+    assert stage.gathered is None
 
 
 def test_a_forgotten_message_leaves_nothing_behind() -> None:
