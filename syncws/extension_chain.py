@@ -82,11 +82,13 @@ class _Stage:
         "produced",
         "room",
         "rsv",
+        "unit",
         "waiting",
     )
 
-    def __init__(self, extension: Extension, room: int, limit: int) -> None:
+    def __init__(self, extension: Extension, unit: Unit, room: int, limit: int) -> None:
         self.extension = extension
+        self.unit = unit
         # Bytes of an unfinished unit, and of what the extension makes of a message.
         self.room = room
         self.limit = limit
@@ -101,9 +103,8 @@ class _Stage:
 
     def gather(self, fragment: Fragment) -> Fragment | None:
         """The unit that ``fragment`` completes, ``None`` if it completes none."""
-        unit = self.extension.unit
-        complete = fragment.last or unit is Unit.PIECE
-        if not complete and unit is Unit.FRAME:
+        complete = fragment.last or self.unit is Unit.PIECE
+        if not complete and self.unit is Unit.FRAME:
             complete = fragment.frame_end
         gathered = self.gathered
         if complete and gathered is None:
@@ -124,6 +125,19 @@ class _Stage:
     def reset(self) -> None:
         self.active = False
         self.gathered = None
+
+
+def _units(extensions: Sequence[Extension]) -> list[Unit]:
+    """How much of a message each of them gets at a time.
+
+    Where one of the later ones makes a single frame of a message, those before it have no frames
+    when they decode; so they must have none when they encode.
+    """
+    units: list[Unit] = []
+    for extension in reversed(extensions):
+        merged = extension.unit is Unit.FRAME and Unit.MESSAGE in units
+        units.append(Unit.MESSAGE if merged else extension.unit)
+    return units[::-1]
 
 
 def _as_text(data: bytes) -> str:
@@ -167,8 +181,9 @@ class ExtensionChain:
         self.sees_all = any(not each.rsv and not each.opcodes for each in self.extensions)
         self._max_size = UNLIMITED if max_size is None else max_size
         limit = encoded_limit(max_size)
-        self._encoders = [_Stage(each, UNLIMITED, UNLIMITED) for each in self.extensions]
-        self._decoders = [_Stage(each, limit, limit) for each in reversed(self.extensions)]
+        stages = list(zip(self.extensions, _units(self.extensions), strict=True))
+        self._encoders = [_Stage(*each, UNLIMITED, UNLIMITED) for each in stages]
+        self._decoders = [_Stage(*each, limit, limit) for each in reversed(stages)]
         # What the last one gets is still encoded; what it gives is not.
         self._decoders[-1].limit = self._max_size
         # Of the incoming message: the check of its text so far.

@@ -44,7 +44,7 @@ class Unit(enum.Enum):
     PIECE = "piece"
     """Whatever there is: parts of frames, as they come."""
     FRAME = "frame"
-    """Whole frames."""
+    """Whole frames; in front of an extension that gets whole messages, these."""
     MESSAGE = "message"
     """Whole messages."""
 

@@ -98,6 +98,37 @@ def test_units(unit: Unit, shown: list[bytes]) -> None:
     assert again is not None and again.data == b"new" and again.first
 
 
+@pytest.mark.parametrize(
+    ("units", "shown"),
+    [
+        ([Unit.FRAME, Unit.MESSAGE], [[b"onetwo"], [b"onetwo1"]]),
+        ([Unit.MESSAGE, Unit.FRAME], [[b"onetwo"], [b"onetwo1"]]),
+        ([Unit.FRAME, Unit.PIECE], [[b"one", b"two"], [b"one1", b"two1"]]),
+        (
+            [Unit.FRAME, Unit.PIECE, Unit.MESSAGE],
+            [[b"onetwo"], [b"onetwo1"], [b"onetwo12"]],
+        ),
+    ],
+)
+def test_extensions_decode_what_they_encoded_whatever_units_the_others_want(
+    units: list[Unit], shown: list[list[bytes]]
+) -> None:
+    """A frame is none any more where a later extension makes one of a whole message."""
+
+    def extensions() -> list[Adding]:
+        return [Adding(b"%d" % number, unit=unit) for number, unit in enumerate(units, 1)]
+
+    ours, theirs = extensions(), extensions()
+    sender, receiver = protocols(ours, theirs)
+    sender.send_message(b"one", fin=False)
+    sender.send_continuation(b"two", fin=True)
+    assert pass_on(sender, receiver) == [b"onetwo"]
+    for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        encoded = [call[1] for call in our.calls]
+        assert encoded == shown[number]
+        assert [call[1] for call in their.calls] == [data + our.mark for data in encoded]
+
+
 def test_what_is_gathered_is_a_copy() -> None:
     chain = ExtensionChain([Adding(b"")], None)
     data = bytearray(b"abc")
