@@ -304,6 +304,7 @@ static enum syncws_outcome take_data(syncws_decoding *at, size_t length)
     const int last = completes && decoder->frame_fin;
     const int whole = last && length && length == decoder->message_length;
     const int gather = length && !decoder->in_pieces && !whole;
+    const int encoded = decoder->all_pieces || decoder->rsv || decoder->opcode > SYNCWS_BINARY;
 
     if (gather) {
         /* Only one gathered message can be in a record at a time. */
@@ -317,8 +318,8 @@ static enum syncws_outcome take_data(syncws_decoding *at, size_t length)
         return STOP_FAILED;
     if (gather)
         decoder->buffer_length += length;
-    /* An extension that sees frames sees empty ones, too. */
-    if (decoder->in_pieces && (length || last || (completes && decoder->all_pieces)))
+    /* An extension that sees frames sees empty ones, too; who receives pieces does not. */
+    if (decoder->in_pieces && (length || last || (completes && encoded)))
         emit_piece(decoder, at->scratch, destination, length,
                    (last ? SYNCWS_PIECE_LAST : 0u) | (completes ? SYNCWS_PIECE_FRAME_END : 0u));
     if (completes)

@@ -241,6 +241,9 @@ class ReferenceDecoder:
             return
         assert self.message is not None
         if not self.fin:
+            if self.frame_length == 0 and self.encoded:
+                # An extension of frames is shown empty ones, too.
+                self.piece(b"", last=False)
             return
         if self.frame_length == 0:
             if self.message_opcode == TEXT and not self.encoded and not self.text.complete:

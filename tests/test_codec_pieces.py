@@ -243,15 +243,36 @@ def test_all_messages_come_in_pieces_for_extensions_that_see_all(side: int) -> N
     agree(data, side, expect=expect, all_pieces=1)
 
 
-def test_ends_of_frames_are_marked_and_empty_frames_seen() -> None:
-    decoder = CodecDecoder(CLIENT, all_pieces=1)
-    data = encode(BINARY, b"abc", fin=False) + encode(CONTINUATION, b"", fin=False)
+@pytest.mark.parametrize(
+    ("opcode", "rsv", "options"),
+    [
+        (BINARY, 0, {"all_pieces": 1}),
+        (BINARY, 2, {"allowed_rsv": 2}),
+        (RESERVED_DATA, 0, {"allowed_opcodes": 1 << RESERVED_DATA}),
+    ],
+)
+def test_ends_of_frames_are_marked_and_empty_frames_seen(
+    opcode: int, rsv: int, options: dict[str, int]
+) -> None:
+    decoder = CodecDecoder(CLIENT, **options)
+    data = encode(opcode, b"abc", fin=False, rsv=rsv) + encode(CONTINUATION, b"", fin=False)
     decoder.feed(data[:4])
     assert decoder.records == [(lib.SYNCWS_PIECE, 1, FIRST)]
     decoder.feed(data[4:])
     assert decoder.records == [(lib.SYNCWS_PIECE, 1, FRAME_END)] * 2
     decoder.feed(encode(CONTINUATION, b""))
     assert decoder.records == [(lib.SYNCWS_PIECE, 1, FRAME_END | LAST)]
+    decoder.feed(encode(opcode, b"", fin=False, rsv=rsv) + encode(CONTINUATION, b"x"))
+    assert [flags for _, _, flags in decoder.records] == [FIRST | FRAME_END, FRAME_END | LAST]
+
+
+def test_who_receives_a_plain_message_in_pieces_gets_none_for_an_empty_frame() -> None:
+    decoder = CodecDecoder(CLIENT, allowed_rsv=4)
+    decoder.start_streaming()
+    decoder.feed(encode(BINARY, b"", fin=False) + encode(CONTINUATION, b"", fin=False))
+    assert decoder.records == []
+    decoder.feed(encode(CONTINUATION, b"x", fin=False) + encode(CONTINUATION, b""))
+    assert [flags for _, _, flags in decoder.records] == [FIRST | FRAME_END, FRAME_END | LAST]
 
 
 def random_stream(generator: random.Random, key: bytes | None) -> bytes:

@@ -67,6 +67,20 @@ def test_fragments_that_an_extension_waits_for() -> None:
     assert pass_on(sender, receiver) == [Ping(b"between"), "ab"]
 
 
+@pytest.mark.parametrize("claims", [{}, {"rsv": 2}])
+def test_an_extension_of_frames_decodes_each_that_it_encoded(claims: dict[str, int]) -> None:
+    ours, theirs = (Adding(b"", unit=Unit.FRAME, **claims) for _ in range(2))
+    sender, receiver = protocols([ours], [theirs])
+    frames = [b"", b"ab", b"", b"cd", b""]
+    sender.send_message(frames[0], fin=False)
+    for data in frames[1:-1]:
+        sender.send_continuation(data, fin=False)
+    sender.send_continuation(frames[-1], fin=True)
+    assert pass_on(sender, receiver) == [b"abcd"]
+    assert [call[1] for call in ours.calls] == frames
+    assert [call[1] for call in theirs.calls] == frames
+
+
 def test_control_frames_of_extensions_and_the_end() -> None:
     extension = Adding(opcodes=[11])
     receiver = Protocol(Side.CLIENT, extensions=[extension])
