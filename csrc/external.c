@@ -1,7 +1,7 @@
-/* What is said about the outbound queue, and to it, by who moves its bytes.
+/* What is said about the outbound queue, and to it, by who moves its bytes, and what is asked.
  *
  * What belongs here: progress that a Python transport reports, and questions about what
- * waits.  What does not: encoding and writing (output.c).
+ * waits and about the message under way.  What does not: encoding and writing (output.c).
  *
  * Everything here runs under write_mutex.
  */
@@ -61,4 +61,36 @@ void syncws_output_fail(syncws_channel *channel, int error_number) {
         output->error = error_number;
     syncws_queue_drop(output, syncws_queue_size(output));
     pthread_mutex_unlock(&channel->write_mutex);
+}
+
+int syncws_message_is_mine(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = channel->output.writer == syncws_this_thread();
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+int syncws_message_cut(syncws_channel *channel) {
+    const struct syncws_output *output = &channel->output;
+    pthread_mutex_lock(&channel->write_mutex);
+    int cut = output->cut || (output->writer == syncws_this_thread() && syncws_is_unfinished(output));
+    int result = !cut                     ? SYNCWS_NOT_CUT
+                 : output->frame_left > 0 ? SYNCWS_CUT_IN_FRAME
+                                          : SYNCWS_CUT_BETWEEN_FRAMES;
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+int syncws_message_begun(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    int result = channel->output.cut || syncws_is_unfinished(&channel->output);
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
+}
+
+uint64_t syncws_frame_left(syncws_channel *channel) {
+    pthread_mutex_lock(&channel->write_mutex);
+    uint64_t result = channel->output.frame_left;
+    pthread_mutex_unlock(&channel->write_mutex);
+    return result;
 }

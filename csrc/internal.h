@@ -89,6 +89,12 @@ static inline unsigned syncws_read_flags(const syncws_channel *channel) {
     return atomic_load_explicit(&channel->flags, memory_order_relaxed);
 }
 
+/* Whether the message under way could not be left as it is. */
+static inline int syncws_is_unfinished(const struct syncws_output *output) {
+    return output->message == SYNCWS_PROGRESS_BEGUN ||
+           (output->message == SYNCWS_PROGRESS_LAST && output->frame_left > 0);
+}
+
 /* Whether control frames wait for a frame boundary. */
 static inline int syncws_has_controls(const struct syncws_output *output) {
     return output->pong.filled || output->ping.filled || output->close.filled ||

@@ -333,17 +333,11 @@ int syncws_message_open(syncws_channel *channel) {
     return result;
 }
 
-/* Whether the message under way could not be left as it is. */
-static int is_unfinished(const struct syncws_output *output) {
-    return output->message == SYNCWS_PROGRESS_BEGUN ||
-           (output->message == SYNCWS_PROGRESS_LAST && output->frame_left > 0);
-}
-
 void syncws_message_close(syncws_channel *channel) {
     struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
     if (output->message != SYNCWS_PROGRESS_NONE && output->writer == syncws_this_thread()) {
-        if (is_unfinished(output)) {
+        if (syncws_is_unfinished(output)) {
             output->cut = 1;
             syncws_list(channel, 1); /* the reader thread fails the connection */
         }
@@ -351,31 +345,6 @@ void syncws_message_close(syncws_channel *channel) {
         output->writer = 0;
     }
     pthread_mutex_unlock(&channel->write_mutex);
-}
-
-int syncws_message_is_mine(syncws_channel *channel) {
-    pthread_mutex_lock(&channel->write_mutex);
-    int result = channel->output.writer == syncws_this_thread();
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
-}
-
-int syncws_message_cut(syncws_channel *channel) {
-    const struct syncws_output *output = &channel->output;
-    pthread_mutex_lock(&channel->write_mutex);
-    int cut = output->cut || (output->writer == syncws_this_thread() && is_unfinished(output));
-    int result = !cut                     ? SYNCWS_NOT_CUT
-                 : output->frame_left > 0 ? SYNCWS_CUT_IN_FRAME
-                                          : SYNCWS_CUT_BETWEEN_FRAMES;
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
-}
-
-int syncws_message_begun(syncws_channel *channel) {
-    pthread_mutex_lock(&channel->write_mutex);
-    int result = channel->output.cut || is_unfinished(&channel->output);
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
 }
 
 static int frame_begin_locked(syncws_channel *channel, syncws_scratch *scratch, int first_byte,
@@ -460,13 +429,6 @@ int syncws_frame_write(syncws_channel *channel, syncws_scratch *scratch, const c
                        size_t length) {
     pthread_mutex_lock(&channel->write_mutex);
     int result = frame_write_locked(channel, scratch, (const uint8_t *)data, length);
-    pthread_mutex_unlock(&channel->write_mutex);
-    return result;
-}
-
-uint64_t syncws_frame_left(syncws_channel *channel) {
-    pthread_mutex_lock(&channel->write_mutex);
-    uint64_t result = channel->output.frame_left;
     pthread_mutex_unlock(&channel->write_mutex);
     return result;
 }

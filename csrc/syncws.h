@@ -407,7 +407,7 @@ int syncws_handed_ago(syncws_channel *channel);
 /* How many bytes have come so far. */
 uint64_t syncws_received(syncws_channel *channel);
 
-/* --------------------------------------------------------------- output.c -- */
+/* --------------------------------------------------- output.c, external.c -- */
 
 /* Messages of so many bytes and more are for extensions. To be called before any send. */
 void syncws_encode_from(syncws_channel *channel, size_t length);
