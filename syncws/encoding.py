@@ -43,27 +43,30 @@ def encoded_frames(
         chain: What encodes it.
         fragments: The message; where ``frame_end`` is false, frames may be put together.
         frame_size: Bytes that the payload of a frame may have.
+
+    Frames that an extension has seen leave as they are, for that is what the peer's decodes.
     """
+    final_size = UNLIMITED if chain.of_frames else frame_size
     begin: int | None = None
     parts: list[bytes] = []
     size = 0
-    for fragment in fragments:
-        encoded = chain.encode(fragment)
-        if encoded is None:
-            continue
+    for encoded in chain.encode_parts(fragments, frame_size):
         if begin is None:
             begin = encoded.rsv << 4 | encoded.opcode
         parts.append(encoded.data)
         size += len(encoded.data)
         if encoded.last or encoded.frame_end or size >= _ENOUGH:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            yield from split_frame(begin, data, encoded.last, frame_size)
+            yield from split_frame(begin, data, encoded.last, final_size)
             begin = Opcode.CONTINUATION
             parts = []
             size = 0
 
 
 def _in_pieces(opcode: int, data: bytes, compress: bool | None) -> Iterator[Fragment]:
+    if len(data) <= _PIECE:
+        yield Fragment(opcode, data, compress=compress)
+        return
     view = memoryview(data)
     for start in range(0, len(data), _PIECE):
         last = start + _PIECE >= len(data)
@@ -165,7 +168,7 @@ class EncodingChannel(OutputChannel):
     def _message_frames(
         self, chain: ExtensionChain, opcode: int, data: bytes, compress: bool | None
     ) -> Iterator[tuple[int, bytes]]:
-        if len(data) > _PIECE:
+        if len(data) > _PIECE or chain.of_frames:
             yield from self._encode(chain, _in_pieces(opcode, data, compress))
             return
         self._begin(chain)

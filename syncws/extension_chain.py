@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .exceptions import InvalidText, PayloadTooBig, ProtocolError
@@ -68,6 +68,20 @@ class Gathered:
         if self._small:
             self._parts.append(bytes(self._small))
         return joined(self._parts)
+
+
+def _in_frames(fragments: Iterable[Fragment], frame_size: int) -> Iterator[Fragment]:
+    """The same message, cut where a frame would have more bytes than ``frame_size``."""
+    room = frame_size
+    for fragment in fragments:
+        rest = fragment
+        while len(rest.data) > room:
+            view = memoryview(rest.data)
+            yield rest._replace(data=view[:room], last=False, frame_end=True)
+            rest = rest._replace(data=view[room:], first=False)
+            room = frame_size
+        yield rest
+        room = frame_size if rest.frame_end else room - len(rest.data)
 
 
 class _Stage:
@@ -168,6 +182,7 @@ class ExtensionChain:
         rsv: RSV bits that incoming messages may have.
         opcodes: Reserved opcodes that may come.
         sees_all: Some extension wants every incoming message.
+        of_frames: Some extension is shown frames: they are not to be changed behind it.
         smallest: Bytes from which on outgoing messages have to be encoded.
     """
 
@@ -184,6 +199,10 @@ class ExtensionChain:
         stages = list(zip(self.extensions, _units(self.extensions), strict=True))
         self._encoders = [_Stage(*each, UNLIMITED, UNLIMITED) for each in stages]
         self._decoders = [_Stage(*each, limit, limit) for each in reversed(stages)]
+        units = [stage.unit for stage in self._encoders]
+        self.of_frames = Unit.FRAME in units
+        # Of the encoders, the first that is shown frames.
+        self._framing = units.index(Unit.FRAME) if self.of_frames else len(units)
         # What the last one gets is still encoded; what it gives is not.
         self._decoders[-1].limit = self._max_size
         # Of the incoming message: the check of its text so far.
@@ -205,7 +224,27 @@ class ExtensionChain:
 
     def encode(self, fragment: Fragment) -> Fragment | None:
         """Encodes a part of a message; ``None`` if there is nothing to send yet."""
-        for stage in self._encoders:
+        return self._encode(fragment, self._encoders)
+
+    def encode_parts(self, fragments: Iterable[Fragment], frame_size: int) -> Iterator[Fragment]:
+        """Encodes a message in parts.
+
+        Args:
+            fragments: The message.
+            frame_size: Bytes of a frame as it is sent. An extension of frames is shown smaller
+                ones: what it adds then fits, as long as it is a 16th and 1 KiB at most, or where
+                that would leave less, half of it.
+        """
+        before, behind = self._encoders[: self._framing], self._encoders[self._framing :]
+        parts = filter(None, (self._encode(each, before) for each in fragments))
+        if not behind:
+            return parts
+        size = max((frame_size - 1024) * 16 // 17, frame_size // 2, 1)
+        frames = _in_frames(parts, size)
+        return filter(None, (self._encode(each, behind) for each in frames))
+
+    def _encode(self, fragment: Fragment, stages: Sequence[_Stage]) -> Fragment | None:
+        for stage in stages:
             unit = stage.gather(fragment)
             if unit is None:
                 return None

@@ -112,6 +112,13 @@ def test_an_extension_that_waits_makes_one_frame() -> None:
     assert got == [(0xC2, b"ab!")]
 
 
+def test_frames_that_an_extension_has_seen_are_not_cut() -> None:
+    chain = ExtensionChain([Adding(b"!" * 9, 4, unit=Unit.FRAME)], None)
+    got = list(encoded_frames(chain, fragments((b"abcde", True), (b"", True)), 6))
+    mark = b"!" * 9
+    assert got == [(0x42, b"abc" + mark), (0, b"de" + mark), (0x80, mark)]
+
+
 # -- send() ---------------------------------------------------------------------------------
 
 
@@ -174,6 +181,29 @@ def test_no_frame_exceeds_the_limit(way: str, size: int, compress: bool) -> None
         assert last & 0x80
         assert [first_byte & 0x8F for first_byte in before] == [BINARY, *[0] * len(before)][:-1]
         assert meeting.first_bytes[0] & 0x70 == (0x40 if compress else 0)
+
+
+@pytest.mark.parametrize("size", [0, 10, 990, 3000, 2**20, 2**20 + 2**19])
+@pytest.mark.parametrize("limit", [2000, 2**20])
+def test_the_frames_that_leave_are_those_that_an_extension_of_frames_encoded(
+    size: int, limit: int
+) -> None:
+    mark = b"<end>"
+    extension = Adding(mark, unit=Unit.FRAME)
+    with Meeting(extension, theirs=(Adding(mark),), max_frame_size=limit) as meeting:
+        data = random.Random(size).randbytes(size)
+        sending = InThread(meeting.connection.send, data)
+        got = []
+        while not got or not got[-1].fin:
+            frame = meeting.peer.read_frame()
+            assert frame is not None and len(frame.payload) <= limit
+            got.append(frame)
+        sending.result()
+    assert [each.payload for each in got] == [
+        call[1] + mark for call in extension.calls[: len(got)]
+    ]
+    assert b"".join(each.payload[: -len(mark)] for each in got) == data
+    assert (len(got) == 1) == (size < limit // 2 + 1)
 
 
 def test_the_argument_is_checked() -> None:

@@ -129,6 +129,61 @@ def test_extensions_decode_what_they_encoded_whatever_units_the_others_want(
         assert [call[1] for call in their.calls] == [data + our.mark for data in encoded]
 
 
+@pytest.mark.parametrize(
+    ("units", "frame_size", "shown"),
+    [
+        ([Unit.FRAME], 9, [b"abcd", b"ef", b"g", b"hijk", b"lmno", b"pqr", b""]),
+        ([Unit.MESSAGE, Unit.FRAME], 9, [b"abcd", b"efgh", b"ijkl", b"mnop", b"qr1"]),
+        (
+            [Unit.PIECE, Unit.FRAME, Unit.FRAME],
+            9,
+            [b"abcd", b"ef1", b"g1", b"hijk", b"1lmn", b"opqr", b"1", b"1"],
+        ),
+        ([Unit.FRAME], 1, [bytes([byte]) for byte in b"abcdefghijklmnopqr"] + [b""]),
+        ([Unit.FRAME], 2**64 - 1, [b"abcdef", b"g", b"hijklmnopqr", b""]),
+    ],
+)
+def test_an_extension_of_frames_is_shown_what_can_be_sent_as_a_frame(
+    units: list[Unit], frame_size: int, shown: list[bytes]
+) -> None:
+    """Cut behind it, other frames would come to the one that decodes them."""
+    extensions = [Adding(b"%d" % number, unit=unit) for number, unit in enumerate(units, 1)]
+    chain = ExtensionChain(extensions, None)
+    parts = [(b"abcdef", True), (b"g", True), (b"hijk", False), (b"lmnopqr", True), (b"", True)]
+    fragments = [
+        Fragment(BINARY, data, index == 0, index == 4, frame_end=end)
+        for index, (data, end) in enumerate(parts)
+    ]
+    got = list(chain.encode_parts(fragments, frame_size))
+    first = units.index(Unit.FRAME)
+    assert chain.of_frames
+    assert [call[1] for call in extensions[first].calls] == shown
+    assert all(each.frame_end for each in got)
+    assert [each.first for each in got] == [True] + [False] * (len(got) - 1)
+    assert [each.last for each in got] == [False] * (len(got) - 1) + [True]
+    # Later ones are shown the frames that this one made.
+    marks = b"".join(extension.mark for extension in extensions[first:])
+    assert [bytes(each.data) for each in got] == [data + marks for data in shown]
+
+
+@pytest.mark.parametrize("units", [[Unit.PIECE], [Unit.MESSAGE], [Unit.FRAME, Unit.MESSAGE]])
+def test_nothing_is_cut_where_no_extension_is_shown_frames(units: list[Unit]) -> None:
+    chain = ExtensionChain([Adding(b"", unit=unit) for unit in units], None)
+    assert not chain.of_frames
+    got = list(chain.encode_parts([Fragment(BINARY, b"abc")], 1))
+    assert [each.data for each in got] == [b"abc"]
+
+
+def test_what_an_extension_may_add_to_a_frame_fits() -> None:
+    chain = ExtensionChain([Adding(b"", unit=Unit.FRAME)], None)
+    for frame_size in (2200, 100_000, 2**20):
+        data = bytes(3 * frame_size)
+        got = list(chain.encode_parts([Fragment(BINARY, data)], frame_size))
+        longest = max(len(each.data) for each in got)
+        assert longest + longest // 16 + 1024 in (frame_size, frame_size - 1)
+        assert b"".join(each.data for each in got) == data
+
+
 def test_what_is_gathered_is_a_copy() -> None:
     chain = ExtensionChain([Adding(b"")], None)
     data = bytearray(b"abc")
