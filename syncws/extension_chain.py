@@ -161,11 +161,24 @@ def _as_text(data: bytes) -> str:
         raise InvalidText("a text message is not UTF-8") from None
 
 
-def _fragment(extension: Extension, method: str, result: object) -> Fragment:
-    if isinstance(result, Fragment):
+def _fragment(extension: Extension, method: str, unit: Fragment, result: object) -> Fragment:
+    """What a method made of ``unit``, if it can be that."""
+    what = f"extension {extension.name!r}: {method}() returned"
+    if not isinstance(result, Fragment):
+        raise TypeError(f"{what} {type(result).__name__}, not Fragment")
+    if result.first != unit.first or result.last != unit.last:
+        raise RuntimeError(f"{what} a Fragment with another first or last")
+    data = result.data
+    if isinstance(data, bytes | bytearray):
         return result
-    kind = type(result).__name__
-    raise TypeError(f"extension {extension.name!r}: {method}() returned {kind}, not Fragment")
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"{what} data of type {type(data).__name__}, not bytes-like") from None
+    # The length of anything else is not its bytes.
+    if view.ndim != 1 or view.itemsize != 1:
+        raise TypeError(f"{what} data with other elements than bytes: {type(data).__name__}")
+    return result._replace(data=view if view.c_contiguous else bytes(view))
 
 
 class ExtensionChain:
@@ -248,9 +261,13 @@ class ExtensionChain:
             unit = stage.gather(fragment)
             if unit is None:
                 return None
-            fragment = _fragment(stage.extension, "encode", stage.extension.encode(unit))
-            if fragment.rsv & ~(unit.rsv | stage.extension.rsv):
-                raise RuntimeError(f"extension {stage.extension.name} set an RSV bit not its own")
+            extension = stage.extension
+            fragment = _fragment(extension, "encode", unit, extension.encode(unit))
+            if fragment.rsv & ~(unit.rsv | extension.rsv):
+                raise RuntimeError(f"extension {extension.name} set an RSV bit not its own")
+            own = fragment.opcode in extension.opcodes and fragment.opcode < Opcode.CLOSE
+            if fragment.opcode != unit.opcode and not own:
+                raise RuntimeError(f"extension {extension.name} set an opcode not its own")
         return fragment
 
     def skips(self, size: int | None, compress: bool | None) -> bool:
@@ -321,7 +338,7 @@ class ExtensionChain:
             return None
         room = stage.limit - stage.produced
         decoded = stage.extension.decode(unit, None if stage.limit == UNLIMITED else room)
-        fragment = _fragment(stage.extension, "decode", decoded)
+        fragment = _fragment(stage.extension, "decode", unit, decoded)
         stage.produced += len(fragment.data)
         if stage.produced > stage.limit:
             raise PayloadTooBig("a message exceeds max_size")

@@ -227,6 +227,26 @@ def test_without_extensions_it_is_ignored() -> None:
             pair.peer.recv(100)
 
 
+@pytest.mark.parametrize("changes", [{"data": "text"}, {"data": [1]}, {"opcode": 9}])
+def test_what_is_no_message_is_refused_before_its_first_byte(changes: dict[str, Any]) -> None:
+    class Odd(Adding):
+        odd = True
+
+        def encode(self, fragment: Fragment) -> Fragment:
+            return fragment._replace(**changes) if self.odd else fragment
+
+    extension = Odd()
+    with Meeting(extension) as meeting:
+        for message in (b"whole", [b"a", b"b"]):
+            with pytest.raises((TypeError, RuntimeError), match="adding"):
+                meeting.connection.send(message)
+        with pytest.raises((TypeError, RuntimeError), match="adding"):
+            meeting.connection.try_send(b"posted", BINARY)
+        extension.odd = False
+        meeting.connection.send(b"next")
+        assert meeting.message() == b"next"
+
+
 # -- what was not sent ----------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 import random
 import threading
 from typing import Any
@@ -282,6 +284,26 @@ def test_a_bit_that_it_does_not_own() -> None:
         ExtensionChain([Greedy(rsv=4, name="greedy")], None).encode(Fragment(BINARY, b""))
 
 
+@pytest.mark.parametrize("opcode", [0, TEXT, 4, 8, 9, 11, 12, 99, -1])
+def test_an_opcode_that_it_does_not_own(opcode: int) -> None:
+    class Greedy(Adding):
+        def encode(self, fragment: Fragment) -> Fragment:
+            return fragment._replace(opcode=opcode)
+
+    chain = ExtensionChain([Greedy(opcodes=[3, 11], name="greedy")], None)
+    with pytest.raises(RuntimeError, match="greedy set an opcode not its own"):
+        chain.encode(Fragment(BINARY, b""))
+
+
+def test_an_opcode_that_it_owns() -> None:
+    class Own(Adding):
+        def encode(self, fragment: Fragment) -> Fragment:
+            return fragment._replace(opcode=3)
+
+    encoded = ExtensionChain([Own(opcodes=[3]), Adding()], None).encode(Fragment(BINARY, b""))
+    assert encoded is not None and encoded.opcode == 3
+
+
 @pytest.mark.parametrize("left", [{"rsv": 4}, {"opcode": 3}])
 def test_a_bit_or_opcode_that_it_leaves(left: dict[str, int]) -> None:
     class Lazy(Adding):
@@ -301,6 +323,54 @@ def test_whose_method_returns_nothing_is_named(method: str) -> None:
     with pytest.raises(TypeError, match=rf"extension 'forgetful': {method}\(\) returned NoneType"):
         chain.encode_message(TEXT, b"text", None)
         chain.decode(piece(b"text"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "problem"),
+    [
+        ({"data": "text"}, TypeError, "data of type str, not bytes-like"),
+        ({"data": [1, 2]}, TypeError, "data of type list, not bytes-like"),
+        ({"data": 5}, TypeError, "data of type int, not bytes-like"),
+        ({"data": None}, TypeError, "data of type NoneType, not bytes-like"),
+        ({"data": array.array("I", [1, 2])}, TypeError, "other elements than bytes: array"),
+        ({"data": memoryview(bytes(4)).cast("B", (2, 2))}, TypeError, "other elements than"),
+        ({"data": ctypes.c_byte(1)}, TypeError, "other elements than bytes: c_byte"),
+        ({"first": False}, RuntimeError, "another first or last"),
+        ({"last": False}, RuntimeError, "another first or last"),
+    ],
+)
+@pytest.mark.parametrize("method", ["encode", "decode"])
+def test_what_cannot_be_a_part_of_the_message_is_refused(
+    method: str, changes: dict[str, Any], error: type[Exception], problem: str
+) -> None:
+    extension = Extension()
+    extension.name = "odd"
+    setattr(extension, method, lambda fragment, *_: fragment._replace(**changes))
+    chain = ExtensionChain([extension], None)
+    with pytest.raises(error, match=rf"extension 'odd': {method}\(\) returned .*{problem}"):
+        chain.encode(Fragment(BINARY, b"data"))
+        chain.decode(piece(b"data"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytearray(b"abcd"),
+        memoryview(b"abcd"),
+        memoryview(b"a-b-c-d")[::2],
+        array.array("B", b"abcd"),
+        array.array("b", b"abcd"),
+        (ctypes.c_char * 4)(*b"abcd"),
+    ],
+)
+def test_whatever_has_bytes_can_be_a_part_of_a_message(data: Any) -> None:
+    extension = Extension()
+    extension.decode = lambda fragment, _: fragment._replace(data=data)  # type: ignore[method-assign]
+    extension.encode = lambda fragment: fragment._replace(data=data)  # type: ignore[method-assign]
+    chain = ExtensionChain([extension], None)
+    for part in (chain.decode(piece(b"x")), chain.encode(Fragment(BINARY, b"x"))):
+        assert part is not None and len(part.data) == 4
+        assert b"".join([part.data]) == b"abcd"
 
 
 def test_text_is_checked_however_it_is_cut() -> None:
