@@ -270,8 +270,10 @@ def accepted_extensions(
             go together.
     """
     accepted: list[Extension] = []
+    # Those of the header: what a codec calls itself is the program's.
+    names: set[str] = set()
     for name, parameters in parse_extensions(headers):
-        if any(extension.name == name for extension in accepted):
+        if name in names:
             raise NegotiationError(f"the server chose an extension twice: {name}")
         problem = NegotiationError(f"the server chose an extension not offered: {name}")
         for factory in factories:
@@ -284,6 +286,7 @@ def accepted_extensions(
                     problem = error
                 else:
                     accepted.append(extension)
+                    names.add(name)
                     break
         else:
             raise problem
@@ -310,7 +313,7 @@ def answer_extensions(
     accepted: list[Extension] = []
     answers: list[tuple[str, ExtensionParameters]] = []
     for name, parameters in parse_extensions(headers) if factories else ():
-        if any(extension.name == name for extension in accepted):
+        if any(name == answered for answered, _ in answers):
             continue
         for factory in factories:
             if factory.name == name:

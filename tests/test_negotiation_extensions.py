@@ -162,6 +162,29 @@ def test_a_factory_that_answers_what_cannot_be_sent() -> None:
         answer_extensions(headers("x-a"), [ServerOffer("x-a", [("b", "c\r\nd")])])
 
 
+def test_what_a_codec_calls_itself_does_not_matter() -> None:
+    """One without a name was accepted again for each further offer."""
+
+    class NamelessHere(ServerOffer):
+        def process_request_params(self, *arguments: Any) -> Any:
+            answer, extension = super().process_request_params(*arguments)
+            extension.name = ""
+            return answer, extension
+
+    class NamelessThere(ClientOffer):
+        def process_response_params(self, *arguments: Any) -> Any:
+            extension = super().process_response_params(*arguments)
+            extension.name = "x-b"
+            return extension
+
+    answer, extensions = answer_extensions(headers("x-a, x-a; b"), [NamelessHere("x-a")])
+    assert (answer, len(extensions)) == ("x-a", 1)
+    offers = [NamelessThere("x-a"), ClientOffer("x-b")]
+    assert len(accepted_extensions(headers("x-a, x-b"), offers)) == 2
+    with pytest.raises(NegotiationError, match="twice: x-a"):
+        accepted_extensions(headers("x-a, x-a"), offers)
+
+
 # -- a client -------------------------------------------------------------------------------
 
 # (factories, the answer) -> the names accepted, or why not
