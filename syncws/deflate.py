@@ -34,6 +34,8 @@ _ROW_BYTES = 2**20
 # Streams in one message that cost nothing, and what each of the others must bring on average.
 _FREE_STREAMS = 128
 _STREAM_BYTES = 64
+# In how many pieces it is remembered what was decompressed.
+_PIECES = 8
 _STEP = 4096
 
 
@@ -131,7 +133,8 @@ class Inflater:
         self._decompressor: Any = None
         self._received = 0
         self._streams = 0
-        # What was decompressed last, at least as much as may be referred to; few pieces.
+        # What was decompressed last. Between messages one piece, of what may be referred to and
+        # nothing else; within a message at least that, in few pieces that are not larger.
         self._recent = [b""]
 
     def message(self, data: bytes, limit: int) -> bytes:
@@ -174,7 +177,9 @@ class Inflater:
         if last:
             self._decompressor = None
             self._received = self._streams = 0
-            if not self._takeover:
+            if self._takeover:
+                self._put_together()
+            else:
                 self._recent = [b""]
         return done
 
@@ -235,27 +240,32 @@ class Inflater:
             return []
         if not self._takeover:
             return done
-        size = 0
-        for count, part in enumerate(reversed(done), 1):
-            size += len(part)
-            if size >= self._size:
-                self._recent = done[-count:]
-                return done
-        self._recent += done
+        room = self._size
+        recent: list[bytes] = []
+        for part in reversed(done):
+            recent.append(part[-self._size :])
+            room -= len(part)
+            if room <= 0:
+                break
+        self._recent += reversed(recent)
+        self._put_together()
         return done
 
     def _open(self) -> Any:
-        history = b"".join(self._recent)[-self._size :]
-        self._recent = [history]
-        return self._engine.decompressobj(self._window, history)
+        if len(self._recent) > 1:  # another stream of this message came before
+            self._put_together()
+        return self._engine.decompressobj(self._window, self._recent[0])
 
     def _remember(self, part: bytes) -> None:
         if len(part) >= self._size:
             self._recent = [part[-self._size :]]
         else:
             self._recent.append(part)
-            if len(self._recent) > 32:
-                self._recent = [b"".join(self._recent)[-self._size :]]
+            if len(self._recent) > _PIECES:
+                self._put_together()
+
+    def _put_together(self) -> None:
+        self._recent = [b"".join(self._recent)[-self._size :]]
 
 
 # Compressors that are not in use, by engine and Compression: without context takeover no

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import random
 import sys
 import time
@@ -52,6 +53,21 @@ def inflater(engine: Engine, bits: int = 15, takeover: bool = True) -> Inflater:
 
 def deflater(engine: Engine, bits: int = 15, takeover: bool = True, level: int = -1) -> Deflater:
     return Deflater(engine, Compression(bits, level, 8, 0), takeover)
+
+
+def referring(distance: int) -> bytes:
+    """A message of 258 bytes, copied from ``distance`` (a power of 2, from 512 on) bytes before."""
+    log = distance.bit_length() - 1
+    code, extra = 2 * (log - 1) + 1, log - 2  # RFC 1951 section 3.2.5: the code ends there
+    fields = [
+        (0b010, 3),  # not final, fixed codes; in the order of the wire
+        (0b11000101, 8),  # length 258
+        (code, 5),
+        (2**extra - 1, extra),
+        (0, 7 + 3),  # the end of the block, and the one that is not sent
+    ]
+    bits = "".join(f"{value:0{width}b}" for value, width in fields)
+    return int(bits[::-1], 2).to_bytes(-(-len(bits) // 8), "little")
 
 
 def contents(seed: int, count: int = 40) -> list[bytes]:
@@ -361,6 +377,51 @@ def test_an_idle_inflater_keeps_no_more_than_the_window(engine: Engine) -> None:
         nothing = inflater(engine, bits, takeover=False)
         nothing.message(packed(bytes(5000)), PLENTY)
         assert nothing._recent == [b""]
+
+
+def kept(ours: Inflater) -> int:
+    """Bytes that an inflater keeps, and the objects around them."""
+    return sum(map(sys.getsizeof, ours._recent))
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_an_idle_inflater_keeps_nothing_but_the_window(engine: Engine, bits: int) -> None:
+    size = 2**bits
+    large, almost = packed(bytes(500_000)), packed(b"x" * (size - 1))
+    for wires in ([large], [almost] * 5, [HELLO, large], [packed(b"ab")] * 3000):
+        ours = inflater(engine, bits)
+        assert sum(map(len, rows(wires, ours))) > 0
+        assert kept(ours) <= size + 100
+        for wire in wires:
+            ours.message(wire, PLENTY)
+        assert kept(ours) <= size + 100
+    ours = inflater(engine, bits)
+    oracle = zlib.compressobj(9, zlib.DEFLATED, -bits)
+    for _ in range(31):
+        piece = oracle.compress(b"x" * (size - 1)) + oracle.flush(zlib.Z_SYNC_FLUSH)
+        ours.parts(piece, False, PLENTY)
+        assert kept(ours) <= 10 * size + 1000  # in the middle of a message
+    ours.parts(b"\x00", True, PLENTY)
+    assert kept(ours) <= size + 100
+
+
+@pytest.mark.parametrize("bits", [9, 15])
+def test_what_is_kept_is_all_that_may_be_referred_to(engine: Engine, bits: int) -> None:
+    rnd = random.Random(bits)
+    before, start = rnd.randbytes(2**bits), rnd.randbytes(300)
+    size = 2**bits
+    for sizes in ([size], [size - 1, 1], [1] * 400 + [size - 400], [size - 500, 0, 500]):
+        cuts = [sum(sizes[:count]) for count in range(len(sizes) + 1)]
+        messages = [before[a:b] for a, b in itertools.pairwise(cuts)]
+        wires = [packed(each, 0) for each in [start, *messages]]
+        # All of it once more: a distance of the whole window, which zlib does not use itself.
+        again = referring(2**bits)
+        ours = inflater(engine, bits)
+        assert b"".join(rows(wires, ours)) == start + before
+        assert ours.message(again, PLENTY) == before[:258]
+        ours = inflater(engine, bits)
+        assert b"".join([ours.message(wire, PLENTY) for wire in wires]) == start + before
+        assert ours.message(again, PLENTY) == before[:258]
 
 
 # -- properties -----------------------------------------------------------------------------
