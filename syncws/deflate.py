@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -29,8 +30,18 @@ __all__ = ["Compression", "Deflater", "Engine", "Inflater", "best_engine", "stdl
 TAIL = b"\x00\x00\xff\xff"
 # An empty stored block with BFINAL (RFC 1951 section 3.2.4).
 _FINAL = b"\x01\x00\x00\xff\xff"
+# Where a message ends this is empty blocks, which change nothing. In any other place it is taken
+# for contents, which gives output or an error before its end: not even the description of a
+# block's codes can be so long, 316 lengths (tests/test_deflate_rows.py computes it).
+_PROBE = TAIL + (b"\x00" + TAIL) * 42
+# The window that every compressed message fits into, whatever was agreed on.
+_LARGEST = -15  # negative: no header, no checksum
 # Decompressed bytes of a row of messages before the others get their turn.
 _ROW_BYTES = 2**20
+# Messages of a row that are decompressed before anybody looks at what came out, and how large
+# each may be then: a loop in Python would cost more than the probe.
+_TOGETHER = 64
+_SMALL = _ROW_BYTES // _TOGETHER
 # Streams in one message that cost nothing, and what each of the others must bring on average.
 _FREE_STREAMS = 128
 _STREAM_BYTES = 64
@@ -92,13 +103,18 @@ def best_engine() -> Engine:
 
 
 def _ends(decompressor: Any) -> bool:
-    """Whether a whole message, no more and no less, was decompressed; ends it if so.
-
-    The tail is an empty block at the end of a whole message. In any other place it may be
-    taken for contents: then it brings output.
-    """
-    rest = decompressor.decompress(TAIL + _FINAL, 1)
+    """Whether a whole message, no more and no less, was decompressed; ends it if so."""
+    rest = decompressor.decompress(_PROBE + _FINAL, 1)
     return not rest and decompressor.eof and not decompressor.unused_data
+
+
+def _probed(data: Sequence[bytes]) -> list[bytes]:
+    """The messages, with the probe behind each; without a single byte there is no block."""
+    calls = [_PROBE] * (2 * len(data))
+    calls[::2] = data
+    if b"" in data:
+        calls[1::2] = [_PROBE if payload else b"" for payload in data]
+    return calls
 
 
 class Inflater:
@@ -125,7 +141,7 @@ class Inflater:
         self._engine = engine.module
         # Some compressors take 9 where 8 was agreed on (an old flaw of zlib).
         bits = max(window_bits, 9)
-        self._window = -bits  # negative: no header, no checksum
+        self._window = -bits
         self._size = 1 << bits
         self._takeover = takeover
         # Of an unfinished message: its decompressor, its compressed bytes so far, and the
@@ -153,7 +169,7 @@ class Inflater:
             DecompressionError: It is not the next part of a message.
             PayloadTooBig: The result would be larger.
         """
-        self._received += len(data)
+        before = self._received
         done: list[bytes] = []
         room = limit
         position = 0
@@ -167,7 +183,10 @@ class Inflater:
                 room = self._decompress(chunk, room, done)
                 if self._decompressor.eof:
                     position -= len(self._decompressor.unused_data)
+                    # Nothing that comes later counts: it may be here already, or not.
+                    self._received = before + position
                     self._end_stream()
+            self._received = before + len(data)
             # Without a single byte there is not even a block, to which the tail would belong; and
             # the peer's own last block may come just before it.
             if last and self._decompressor is not None and not _ends(self._decompressor):
@@ -209,37 +228,22 @@ class Inflater:
     def messages(self, data: Sequence[bytes], limit: int) -> list[bytes]:
         """Decompresses the first of several whole messages, as many as it can in one go.
 
-        None of them, if any cannot be decompressed: then :meth:`message` finds out which.
-        Without context takeover it makes no difference to a peer that keeps to that.
+        None, if one of them cannot be decompressed: then :meth:`message` finds out which, and
+        it is the same that it would be one at a time.
 
         Args:
             data: The messages, as they came.
             limit: Bytes that each may have when decompressed.
         """
-        if self._received:
-            return []
-        done = []
-        size = 0
-        asked = min(limit + 1, _ROW_BYTES)
-        decompressor = self._open()
-        decompress = decompressor.decompress
-        try:
-            for payload in data:
-                part = decompress(payload, asked)
-                # Too large, or more to come; and inside a block the tail would be data.
-                if len(part) == asked or (payload and decompress(TAIL, 1)):
-                    return []
-                done.append(part)
-                size += len(part)
-                if size >= _ROW_BYTES:
-                    break
-            rest = decompress(_FINAL, 1)
-        except self._engine.error:
-            return []
-        if rest or not decompressor.eof or decompressor.unused_data:
+        if self._received or not data:
             return []
         if not self._takeover:
-            return done
+            return self._each(data, limit)
+        done: list[bytes] = []
+        if len(data[0]) < _SMALL // 4:  # the others are like it, as a rule
+            done = self._row(data, _TOGETHER, min(limit + 1, _SMALL))
+        if not done:  # there may be a large one
+            done = self._row(data, 1, min(limit + 1, _ROW_BYTES))
         room = self._size
         recent: list[bytes] = []
         for part in reversed(done):
@@ -251,10 +255,61 @@ class Inflater:
         self._put_together()
         return done
 
+    def _each(self, data: Sequence[bytes], limit: int) -> list[bytes]:
+        """Decompresses some messages of which none may refer to another."""
+        done: list[bytes] = []
+        size = 0
+        asked = min(limit + 1, _ROW_BYTES)
+        make = self._engine.decompressobj
+        try:
+            for payload in data:
+                decompressor = make(_LARGEST)
+                part = decompressor.decompress(payload, asked)
+                if len(part) == asked or (payload and not _ends(decompressor)):
+                    return []
+                done.append(part)
+                size += len(part)
+                if size >= _ROW_BYTES:
+                    break
+        except self._engine.error:
+            return []
+        return done
+
+    def _row(self, data: Sequence[bytes], together: int, asked: int) -> list[bytes]:
+        """Decompresses some messages, ``together`` at a time; none, if one has ``asked`` bytes.
+
+        That they are told apart as :meth:`message` would is up to the probe: there is no
+        output between two of them, and behind it the next one begins.
+        """
+        done: list[bytes] = []
+        size = 0
+        # It must not see more of the messages before than there would be, one at a time; that it
+        # may see less of a large message does no harm.
+        decompressor = self._engine.decompressobj(self._window, self._recent[0])
+        try:
+            for start in range(0, len(data), together):
+                calls = _probed(data[start : start + together])
+                found = list(map(decompressor.decompress, calls, itertools.cycle((asked, 1))))
+                if any(found[1::2]) or decompressor.eof:
+                    return []
+                found = found[::2]
+                done += found
+                sizes = list(map(len, found))
+                if max(sizes) >= asked:
+                    return []
+                size += sum(sizes)
+                if size >= _ROW_BYTES:
+                    break
+        except self._engine.error:
+            return []
+        return done
+
     def _open(self) -> Any:
         if len(self._recent) > 1:  # another stream of this message came before
             self._put_together()
-        return self._engine.decompressobj(self._window, self._recent[0])
+        # An engine enforces a window now and then only, as pieces happen to be cut. What is
+        # enforced always is how much of earlier messages there is.
+        return self._engine.decompressobj(_LARGEST, self._recent[0])
 
     def _remember(self, part: bytes) -> None:
         if len(part) >= self._size:
