@@ -17,11 +17,12 @@ import threading
 from collections.abc import Callable, Iterable
 
 from .exceptions import ConcurrencyError, ConnectionClosedError, ForkedConnectionError
+from .exiting import wait_for_exit
 from .frames import SLICE, CloseCode, Side, ffi, lib, limit, thread_scratch
 from .messages import split_frame
 from .options import Options
 from .protocol import ClosingHandshake
-from .reader import Reader, in_any_reader_thread, new_token, wait_for_exit
+from .reader import Reader, in_any_reader_thread, new_token
 from .transport import STALLED_TICK, Transport, remaining
 from .waiters import Waiter, wait_milliseconds
 
@@ -150,7 +151,8 @@ class OutputChannel:
 
     def exception(self) -> Exception:
         """What a call on this connection raises now that it is closed."""
-        wait_for_exit()
+        if not in_any_reader_thread():  # of which others have need
+            wait_for_exit()
         if self.forked:
             return ForkedConnectionError(None, None)
         return self.closing.exception()

@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .exiting import begin_exit, exiting, sit_out_exit
 from .frames import SLICE, ffi, lib, renew_thread_scratch
 from .readiness import READ, WRITE, new_poller
 
@@ -59,6 +60,9 @@ class Attached(Named, Protocol):
 
     def leave_at_exit(self) -> None:
         """The interpreter exits."""
+
+    def abort(self, cause: BaseException | None, explanation: str) -> None:
+        """It has been exiting for a while: every call is to return."""
 
     def after_fork(self) -> None:
         """We are in a forked child."""
@@ -310,6 +314,11 @@ class Reader:
                 time.sleep(TICK)
         # Whoever asked before `closed` was set does not know that it is.
         self._run_calls()
+        if exiting():
+            # The exit takes longer than moments: maybe it waits for one who waits for a peer.
+            sit_out_exit()
+            for channel in list(self._attached.values()):
+                self._guard(channel.abort, None, "the interpreter exits")
         self._release()
 
     def _run_calls(self) -> None:
@@ -436,23 +445,8 @@ def _after_fork_in_child() -> None:
         reader.after_fork()
 
 
-# Set when the interpreter exits.
-_exiting = False
-
-
-def wait_for_exit() -> None:
-    """Never returns in a daemon thread while the interpreter exits.
-
-    The connections are closed under such a thread. An exception would only print a
-    traceback into the exit; the interpreter stops the thread within moments.
-    """
-    while _exiting and threading.current_thread() is not threading.main_thread():
-        time.sleep(1)
-
-
 def _at_exit() -> None:
-    global _exiting
-    _exiting = True
+    begin_exit()
     for reader in list(_readers):
         reader.leave_at_exit()
 

@@ -16,6 +16,7 @@ from channels import Meeting, native
 from pairing import PATIENCE, InThread, Pair, eventually, frame
 
 import syncws
+from syncws import exiting
 from syncws import output as output_module
 from syncws.frames import FrameDecoder, Opcode, Side, lib
 from syncws.options import Options
@@ -462,3 +463,21 @@ def test_g8x_waiting_for_oneself_is_refused() -> None:
             pair.channel.wait_until(lambda: False, None)
         with pair.channel.state_lock, pytest.raises(syncws.ConcurrencyError, match="write_limit"):
             pair.channel.wait_for_room(None, "")
+
+
+def test_at_exit_a_daemon_thread_is_told_late_but_a_reader_thread_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Pair() as pair:
+        pair.connection.abort("enough")
+        waited: list[threading.Thread] = []
+        errors: list[BaseException] = []
+        monkeypatch.setattr(
+            exiting, "sit_out_exit", lambda: waited.append(threading.current_thread())
+        )
+        thread = InThread(lambda: errors.append(pair.channel.exception()))
+        thread.result()
+        pair.reader.call_soon(lambda: errors.append(pair.channel.exception()))
+        assert eventually(lambda: len(errors) == 2)
+        assert waited == [thread]
+        assert all(isinstance(error, syncws.ConnectionClosedError) for error in errors)

@@ -52,6 +52,9 @@ class Attached:
     def leave_at_exit(self) -> None:
         self.at_exit = True
 
+    def abort(self, cause: BaseException | None, explanation: str) -> None:
+        """No interpreter exits here."""
+
     def after_fork(self) -> None:
         self.forked = True
 

@@ -40,6 +40,9 @@ EXITS = [
     "exception hook",
 ]
 
+# The same where something waits for a thread that is inside a call.
+HELD_UP = ["log handler", "full log handler", "joined receiver", "slow exit"]
+
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Subject:
@@ -117,6 +120,20 @@ def test_fault_21_G10x_interpreter_ends(server: Subject, way: str) -> None:
             started = time.monotonic()
             program.expect_end()
             assert time.monotonic() - started < 1.0
+    server.check_alive()
+
+
+@pytest.mark.parametrize("way", HELD_UP)
+def test_fault_21_G10x_interpreter_that_waits_for_a_daemon_thread_ends(
+    server: Subject, way: str
+) -> None:
+    """Status 0, within seconds, and not a word on the error stream."""
+    for _ in range(launch.storm(60)):
+        with launch.Program("exits", way, server.server().url) as program:
+            assert program.read_line() == "ending"
+            started = time.monotonic()
+            program.expect_end()
+            assert time.monotonic() - started < 10.0
     server.check_alive()
 
 

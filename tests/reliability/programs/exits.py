@@ -5,13 +5,19 @@ Arguments: the way, the URL of an echo server. Prints "ending" when it begins to
 
 from __future__ import annotations
 
+import atexit
+import base64
+import hashlib
+import logging
 import os
+import socket
 import sys
 import threading
 import time
 from typing import Any
 
 import syncws
+from syncws.reader import _at_exit
 
 WAY, URL = sys.argv[1], sys.argv[2]
 
@@ -44,6 +50,47 @@ def stuck(connection: Any) -> None:
 
 def leave(connection: Any) -> None:
     sys.exit("a handler's business")
+
+
+def after_ours(function: Any) -> None:
+    """Registers an exit handler that runs when connections have been closed."""
+    atexit.unregister(_at_exit)
+    atexit.register(function)
+    atexit.register(_at_exit)
+
+
+def silent_peer() -> tuple[socket.socket, Any]:
+    """A socket on which nobody will speak, and the connection to it."""
+    ours, theirs = socket.socketpair()
+
+    def answer() -> None:
+        head = theirs.recv(4096).decode()
+        key = head.split("Sec-WebSocket-Key: ")[1].split("\r\n")[0]
+        digest = hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+        theirs.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
+        )
+
+    in_thread(answer)
+    return theirs, syncws.connect("ws://localhost/", sock=ours)
+
+
+class Log(logging.Handler):
+    """Sends what is logged; logging.shutdown(), an exit handler, needs its lock."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            kept[-1].send(self.format(record))
+        except syncws.ConnectionClosed:
+            pass
+
+
+def log(text: str) -> None:
+    logger = logging.getLogger("program")
+    while True:
+        logger.info(text)
+        time.sleep(0.0001)
 
 
 kept: list[Any] = []
@@ -83,8 +130,6 @@ elif WAY == "busy threads":
 
         in_thread(talk)
 elif WAY == "exit in handler":
-    import logging
-
     logging.getLogger("syncws").addHandler(logging.NullHandler())
     kept.append(serve(leave))
     connection = syncws.connect(kept[0].url)
@@ -99,10 +144,27 @@ elif WAY == "os._exit":
     print("ending", flush=True)
     os._exit(0)
 elif WAY == "in atexit":
-    import atexit
-
     kept.append(syncws.connect(URL))
     atexit.register(kept[0].close)
+elif WAY in ("log handler", "full log handler"):
+    kept.append(serve(echo if WAY == "log handler" else stuck))
+    kept.append(syncws.connect(kept[0].url))
+    logging.basicConfig(level=logging.INFO, handlers=[Log()], format="%(message)s")
+    logging.getLogger("syncws").setLevel(logging.CRITICAL)
+    for _ in range(4):
+        in_thread(lambda: log("x" * (1 if WAY == "log handler" else 60_000)))
+elif WAY == "joined receiver":
+    # Nobody answers its close frame.
+    kept += silent_peer()
+    receiver = threading.Thread(target=kept[-1].recv, daemon=True)
+    receiver.start()
+    time.sleep(0.05)
+    after_ours(receiver.join)
+elif WAY == "slow exit":
+    kept.append(syncws.connect(URL))
+    in_thread(kept[0].recv)
+    in_thread(lambda: list(syncws.connect(URL)))
+    after_ours(lambda: time.sleep(1))
 elif WAY == "exception hook":
     # A reference cycle through the module's globals, cleared late.
     kept.append(kept)
