@@ -202,7 +202,7 @@ def test_what_is_gathered_is_kept_in_few_objects(unit: Unit) -> None:
     chain = ExtensionChain([extension], None)
     stage = chain._decoders[0]
     data = random.Random(1).randbytes(250_000)
-    sizes = [1] * 1000 + [5000, 1, 4096, 4095, *[4000] * 20, 70_000, 3]
+    sizes = [1] * 1000 + [5000, 4096, 1, 4095, *[4000] * 20, 70_000, 3]
     sizes.append(len(data) - sum(sizes))
     start = 0
     for number, size in enumerate(sizes):
