@@ -158,7 +158,7 @@ def _check_request_line(line: bytes) -> None:
 def _check_status_line(line: bytes) -> None:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
-        raise InvalidMessage(f"the status line is malformed: {line[:60].decode('latin-1')!a}")
+        raise InvalidMessage("the status line is malformed: this is not HTTP/1.1")
     # RFC 9110 section 15.2: there is no 1xx in HTTP/1.0. Its other answers are worth
     # reading, for some proxies refuse in it.
     if match[1] == b"0" and match[2][:1] == b"1":

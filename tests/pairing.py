@@ -95,6 +95,8 @@ class Pair:
             client.join()
         self.connection = connection_over(transport, self.reader, **options)
         self.channel = self.connection._channel
+        # Threads that read from the peer until it ends.
+        self.receivers: list[threading.Thread] = []
 
     def take(self) -> None:
         """Makes this thread the reading one, when the reader thread has read tickets of TLS."""
@@ -103,6 +105,10 @@ class Pair:
 
     def close(self) -> None:
         self.connection.abort()
+        # Who reads from a descriptor that is closed reads from the next one of that number.
+        for thread in self.receivers:
+            if thread.ident is not None:
+                thread.join(PATIENCE)
         self.peer.close()
         self.reader.close()
 

@@ -39,6 +39,7 @@ class Receiver(threading.Thread):
 
     def __init__(self, pair: Pair) -> None:
         super().__init__(daemon=True)
+        pair.receivers.append(self)
         self.peer = pair.peer
         self.records: list[tuple[int, Any]] = []
         limit = pair.channel.options.max_frame_size
