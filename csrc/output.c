@@ -212,6 +212,8 @@ static int send_locked(syncws_channel *channel, syncws_scratch *scratch, int fir
 
 void syncws_encode_from(syncws_channel *channel, size_t length) { channel->encode_from = length; }
 
+void syncws_keep_frames(syncws_channel *channel) { channel->output.frame_size = SIZE_MAX; }
+
 int syncws_send(syncws_channel *channel, int first_byte, const char *data, size_t length) {
     if (length >= channel->encode_from && !(first_byte & SYNCWS_ENCODED))
         return SYNCWS_UNENCODED;

@@ -411,6 +411,8 @@ uint64_t syncws_received(syncws_channel *channel);
 
 /* Messages of so many bytes and more are for extensions. To be called before any send. */
 void syncws_encode_from(syncws_channel *channel, size_t length);
+/* Messages are not cut into frames: extensions have made those. Before any send, too. */
+void syncws_keep_frames(syncws_channel *channel);
 /* One whole message of at most 64 KiB in one frame; SYNCWS_LARGE: it needs several steps.
  * `first_byte` is FIN | RSV | opcode, and SYNCWS_ENCODED. Masks it in the calling thread's
  * memory; SYNCWS_NO_SCRATCH if it has none. */

@@ -112,6 +112,8 @@ class EncodingChannel(OutputChannel):
         self.chain = chain
         if chain is not None:
             lib.syncws_encode_from(self.c, min(chain.smallest, UNLIMITED))
+            if chain.of_frames:
+                lib.syncws_keep_frames(self.c)
         # send_lock: whether something may have been encoded that was not sent.
         self._unsent = False
         # send_lock: whether the program is asked for a fragment. Others look before they wait.

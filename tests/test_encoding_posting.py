@@ -18,7 +18,7 @@ from test_encoding import Meeting
 
 from syncws import encoding as encoding_module
 from syncws.exceptions import ConcurrencyError, ConnectionClosedError
-from syncws.extensions import Extension, Fragment
+from syncws.extensions import Extension, Fragment, Unit
 from syncws.frames import Opcode, Side
 from syncws.permessage_deflate import ClientPerMessageDeflateFactory
 from syncws.server import broadcast
@@ -48,6 +48,27 @@ def test_an_extension_may_give_any_bytes(kind: Any) -> None:
         meeting.connection.send(b"sent")
         meeting.connection.send([b"in ", b"parts"])
         assert [meeting.message() for _ in range(3)] == [b"posted", b"sent", b"in parts"]
+
+
+@pytest.mark.parametrize("size", [3000, 300_000])
+def test_a_frame_that_an_extension_has_seen_is_not_cut(size: int) -> None:
+    """Nobody can queue several of them at once, so it is one of any size."""
+    extension = Adding(b"<end>", unit=Unit.FRAME)
+    with Meeting(extension, theirs=(Adding(b"<end>"),), max_frame_size=1000) as meeting:
+        data = random.Random(size).randbytes(size)
+        posting = InThread(meeting.connection.try_send, data, BINARY)
+        frame = meeting.peer.read_frame()
+        assert posting.result()
+        assert frame is not None and frame.fin
+        assert frame.payload == data + b"<end>"
+        # send() gives it smaller ones.
+        sending = InThread(meeting.connection.send, data)
+        frame = meeting.peer.read_frame()
+        assert frame is not None and len(frame.payload) <= 1000
+        while not frame.fin:
+            frame = meeting.peer.read_frame()
+            assert frame is not None and len(frame.payload) <= 1000
+        sending.result()
 
 
 def test_a_full_queue_takes_nothing_and_encodes_nothing() -> None:
