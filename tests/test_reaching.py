@@ -416,6 +416,35 @@ def test_the_layer_below_renegotiates_first(
     assert ended.wait(PATIENCE)
 
 
+def test_a_layer_below_that_does_not_get_on_is_waited_for_until_the_deadline(
+    nested: tuple[TLSTransport, threading.Event],
+) -> None:
+    transport, ended = nested
+    below = transport._below
+    assert isinstance(below, TLSTransport)
+    lower = below.tls
+
+    class Renegotiating:
+        def write(self, data: bytes) -> int:
+            raise ssl.SSLWantReadError
+
+        def pending(self) -> int:
+            return 0
+
+        def do_handshake(self) -> None:
+            raise ssl.SSLWantReadError
+
+    below.tls = Renegotiating()  # type: ignore[assignment]  # a stand-in
+    assert transport.send(b"x") == 1
+    used = time.thread_time()
+    with pytest.raises(TimeoutError):
+        transport.complete_handshake(time.monotonic() + 0.3)
+    assert time.thread_time() - used < 0.2  # it waited
+    below.tls = lower
+    transport.end_output()
+    assert ended.wait(PATIENCE)
+
+
 def test_what_the_layer_below_does_not_take_is_kept(
     nested: tuple[TLSTransport, threading.Event],
 ) -> None:

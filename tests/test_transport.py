@@ -116,6 +116,8 @@ def test_every_wait_ends_at_its_deadline() -> None:
             transport.receive_before(start + 0.3)
         with pytest.raises(TimeoutError):
             transport.send_before(bytes(64 * 2**20), time.monotonic() + 0.3)
+        with pytest.raises(TimeoutError):  # full, and the time is over
+            transport.send_before(b"x", time.monotonic())
         assert 0.6 <= time.monotonic() - start < BOUND
 
 
