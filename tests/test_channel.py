@@ -30,6 +30,14 @@ def close_code(meeting: Meeting) -> int:
     return int.from_bytes(received.payload[:2])
 
 
+def expect_answer(meeting: Meeting, code: int | None) -> None:
+    """A close frame with that code, or the end without one."""
+    if code is None:
+        meeting.peer.expect_end()
+    else:
+        assert close_code(meeting) == code
+
+
 # -- the handshake ---------------------------------------------------------------
 
 
@@ -177,10 +185,7 @@ def test_the_echo_of_the_last_good_message_leaves_first(
         meeting.stepped.turns()
         echo = meeting.next_frame()
         assert (echo.opcode, echo.payload) == (BINARY, b"echo of the last")
-        if code is None:
-            meeting.peer.expect_end()
-        else:
-            assert close_code(meeting) == code
+        expect_answer(meeting, code)
 
 
 @ENDS
@@ -197,10 +202,7 @@ def test_a_program_that_does_not_come_back_is_not_waited_for(end: Any, code: int
         assert before <= due <= time.monotonic() + GRACE
         meeting.stepped.turns()
         meeting.stepped.fire("finish_input")
-        if code is None:
-            meeting.peer.expect_end()
-        else:
-            assert close_code(meeting) == code
+        expect_answer(meeting, code)
 
 
 @pytest.mark.parametrize(("close_timeout", "grace"), [(None, GRACE), (0.1, 0.1), (10.0, GRACE)])
@@ -232,10 +234,7 @@ def test_the_grace_counts_from_the_message_on(
         end(meeting)
         meeting.stepped.turns()
         assert meeting.stepped.timers("finish_input") == []
-        if code is None:
-            meeting.peer.expect_end()
-        else:
-            assert close_code(meeting) == code
+        expect_answer(meeting, code)
 
 
 def test_when_a_queued_message_was_taken_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,10 +283,7 @@ def test_an_end_is_acted_on_at_once_if_nothing_was_handed_out(end: Any, code: in
         end(meeting)
         meeting.stepped.turns()
         assert meeting.stepped.timers("finish_input") == []
-        if code is None:
-            meeting.peer.expect_end()
-        else:
-            assert close_code(meeting) == code
+        expect_answer(meeting, code)
 
 
 @ENDS

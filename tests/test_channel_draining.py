@@ -158,16 +158,20 @@ def test_draining_ends_when_the_stream_breaks(monkeypatch: pytest.MonkeyPatch) -
 # -- write errors ----------------------------------------------------------------
 
 
+def hear_last_word(meeting: Meeting) -> None:
+    """Who sends to a peer that reads no more, and closes, is told why."""
+    meeting.peer.send_close(1009, b"too big")
+    meeting.peer.sock.shutdown(socket.SHUT_RD)
+    sender = InThread(meeting.send, bytes(100))
+    meeting.stepped.turn_until(lambda: not sender.is_alive())
+    with pytest.raises(ConnectionClosedError) as raised:
+        sender.result()
+    assert raised.value.rcvd == Close(1009, "too big")
+
+
 def test_after_a_write_error_the_peer_has_the_last_word() -> None:
     with Meeting() as meeting:
-        meeting.peer.send_close(1009, b"too big")
-        # It reads no more, and closes.
-        meeting.peer.sock.shutdown(socket.SHUT_RD)
-        sender = InThread(meeting.send, bytes(100))
-        meeting.stepped.turn_until(lambda: not sender.is_alive())
-        with pytest.raises(ConnectionClosedError) as raised:
-            sender.result()
-        assert raised.value.rcvd == Close(1009, "too big")
+        hear_last_word(meeting)
 
 
 def test_the_last_word_is_heard_behind_a_full_queue() -> None:
@@ -177,13 +181,7 @@ def test_the_last_word_is_heard_behind_a_full_queue() -> None:
             meeting.peer.send_frame(TEXT, text.encode())
             meeting.stepped.turns()
         assert meeting.has(lib.SYNCWS_FLAG_PAUSED)
-        meeting.peer.send_close(1009, b"too big")
-        meeting.peer.sock.shutdown(socket.SHUT_RD)
-        sender = InThread(meeting.send, bytes(100))
-        meeting.stepped.turn_until(lambda: not sender.is_alive())
-        with pytest.raises(ConnectionClosedError) as raised:
-            sender.result()
-        assert raised.value.rcvd == Close(1009, "too big")
+        hear_last_word(meeting)
         assert list(meeting.channel.inbound) == texts
         assert not meeting.channel.senders
 

@@ -13,6 +13,7 @@ import pytest
 import trustme
 from proxying import Proxying
 from scripted import PATIENCE, Serve, read_head, scripted_servers, stall, upgrade
+from test_transport_stalled import Renegotiating
 
 import syncws
 from syncws import reaching
@@ -388,28 +389,16 @@ def test_the_layer_below_renegotiates_first(
     transport, ended = nested
     below = transport._below
     assert isinstance(below, TLSTransport)
-    lower, steps = below.tls, ["write", "handshake"]
-
-    class Renegotiating:
-        def write(self, data: bytes) -> int:
-            if steps:
-                raise ssl.SSLWantReadError
-            return lower.write(data)
-
-        def pending(self) -> int:
-            return 0
-
-        def do_handshake(self) -> None:
-            steps.clear()
-
-    below.tls = Renegotiating()  # type: ignore[assignment]  # a stand-in
+    lower = below.tls
+    stand_in = Renegotiating(lower, 1)
+    below.tls = stand_in  # type: ignore[assignment]  # a stand-in
     assert transport.send(b"x") == 1
     assert transport.stalled
     if of_inner:
         transport.complete_handshake(time.monotonic() + PATIENCE)
     else:
         transport.send_before(b"y", time.monotonic() + PATIENCE)
-    assert not steps
+    assert stand_in.steps == 0
     assert not transport.stalled
     below.tls = lower
     transport.end_output()
@@ -423,18 +412,7 @@ def test_a_layer_below_that_does_not_get_on_is_waited_for_until_the_deadline(
     below = transport._below
     assert isinstance(below, TLSTransport)
     lower = below.tls
-
-    class Renegotiating:
-        def write(self, data: bytes) -> int:
-            raise ssl.SSLWantReadError
-
-        def pending(self) -> int:
-            return 0
-
-        def do_handshake(self) -> None:
-            raise ssl.SSLWantReadError
-
-    below.tls = Renegotiating()  # type: ignore[assignment]  # a stand-in
+    below.tls = Renegotiating(lower, 2**30)  # type: ignore[assignment]  # a stand-in
     assert transport.send(b"x") == 1
     used = time.thread_time()
     with pytest.raises(TimeoutError):

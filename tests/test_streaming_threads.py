@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,18 +20,22 @@ from syncws.exceptions import ConcurrencyError
 from syncws.frames import lib
 
 
+def too_late(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, int], int]:
+    """Another thread begins between the look at what is under way and ``syncws_take()``."""
+
+    def take(c: Any, mode: int) -> int:
+        monkeypatch.undo()
+        assert InThread(meeting.channel.begin_stream, soon()).result() is None
+        return int(lib.syncws_take(c, mode))
+
+    return take
+
+
 def test_of_two_threads_that_begin_at_the_same_time_one_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Meeting() as meeting:
-
-        def take(c: Any, mode: int) -> int:
-            # The other one begins between the look at what is under way and this.
-            monkeypatch.undo()
-            assert InThread(meeting.channel.begin_stream, soon()).result() is None
-            return int(lib.syncws_take(c, mode))
-
-        interpose(monkeypatch, streaming_module, syncws_take=take)
+        interpose(monkeypatch, streaming_module, syncws_take=too_late(meeting, monkeypatch))
         with pytest.raises(ConcurrencyError, match="recv_streaming"):
             meeting.channel.begin_stream(soon())
         meeting.peer.send(frame(TEXT, b"one", fin=False), frame(0, b"."))
@@ -40,13 +45,7 @@ def test_of_two_threads_that_begin_at_the_same_time_one_is_refused(
 def test_nobody_waits_for_a_whole_message_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     portable(monkeypatch)  # C takes by itself
     with Meeting() as meeting:
-
-        def take(c: Any, mode: int) -> int:
-            monkeypatch.undo()
-            assert InThread(meeting.channel.begin_stream, soon()).result() is None
-            return int(lib.syncws_take(c, mode))
-
-        interpose(monkeypatch, input_module, syncws_take=take)
+        interpose(monkeypatch, input_module, syncws_take=too_late(meeting, monkeypatch))
         with pytest.raises(ConcurrencyError, match="recv_streaming"):
             meeting.receive()
 

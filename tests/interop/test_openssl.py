@@ -114,6 +114,35 @@ class OpenSSL:
         return sum(line.startswith(direction) and line.endswith(kind) for line in lines)
 
 
+def s_server(security: Security, messages: Path, version: str) -> OpenSSL:
+    """One that tells its port first: see :func:`port_of`."""
+    return OpenSSL(
+        messages,
+        *("s_server", "-accept", "127.0.0.1:0", f"-{version}"),
+        *("-cert", str(security.certificate), "-key", str(security.key)),
+    )
+
+
+def port_of(server: OpenSSL) -> int:
+    return int(server.expect(rb"ACCEPT 127\.0\.0\.1:(\d+)\n")[1])
+
+
+def acceptance(head: bytes, *extra: bytes) -> bytes:
+    """A 101 for a request."""
+    key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
+    assert key is not None
+    return b"\r\n".join(
+        [
+            b"HTTP/1.1 101 Switching Protocols",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Accept: " + wire.accept_value(key[1]),
+            *extra,
+            b"\r\n",
+        ]
+    )
+
+
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -142,24 +171,15 @@ def test_G3x_server_changes_keys(
 ) -> None:
     """Whether a thread waits, only the reader thread does, or a big message is on its way."""
     with (
-        OpenSSL(
-            tmp_path / "messages",
-            *("s_server", "-accept", "127.0.0.1:0", f"-{version}"),
-            *("-cert", str(security.certificate), "-key", str(security.key)),
-        ) as server,
+        s_server(security, tmp_path / "messages", version) as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        port = int(server.expect(rb"ACCEPT 127\.0\.0\.1:(\d+)\n")[1])
+        port = port_of(server)
         connecting = pool.submit(
             syncws.connect, address(port, security.client), ssl=security.client, ping_interval=None
         )
         head = server.expect(rb"GET .*?\r\n\r\n")[0]
-        key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
-        assert key is not None
-        server.send(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + wire.accept_value(key[1]) + b"\r\n\r\n"
-        )
+        server.send(acceptance(head))
         ws = connecting.result(PATIENCE)
         answers = 0 if answer is None else server.messages("<<<", answer)
 
@@ -198,14 +218,10 @@ def test_G3x_a_proxy_renegotiates_beside_its_answer(
 ) -> None:
     """The request behind it, or the close of what was refused, waits for that and no longer."""
     with (
-        OpenSSL(
-            tmp_path / "messages",
-            *("s_server", "-accept", "127.0.0.1:0", "-tls1_2"),
-            *("-cert", str(security.certificate), "-key", str(security.key)),
-        ) as server,
+        s_server(security, tmp_path / "messages", "tls1_2") as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        port = int(server.expect(rb"ACCEPT 127\.0\.0\.1:(\d+)\n")[1])
+        port = port_of(server)
         connecting = pool.submit(
             syncws.connect,
             "ws://example.test/",
@@ -218,17 +234,9 @@ def test_G3x_a_proxy_renegotiates_beside_its_answer(
         server.send(b"HTTP/1.1 200 OK\r\n\r\n")
         head = server.expect(rb"GET .*?\r\n\r\n")[0]
         assert server.messages("<<<", "ClientHello") == 2
-        key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
-        assert key is not None
         server.command("r")
-        server.send(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: "
-            + wire.accept_value(key[1])
-            + b"\r\n"
-            + (b"" if accepted else b"Sec-WebSocket-Protocol: nobody-asked\r\n")
-            + b"\r\n"
-        )
+        extra = [] if accepted else [b"Sec-WebSocket-Protocol: nobody-asked"]
+        server.send(acceptance(head, *extra))
         if accepted:
             ws = connecting.result(PATIENCE)
             ws.send("text")
