@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .exceptions import InvalidMessage
 from .headers import TOKEN, Headers
+from .uri import unmapped
 
 __all__ = ["Peer", "ProxyAddress", "TrustedProxies", "forwarded_peer", "socket_address"]
 
@@ -110,7 +111,7 @@ class _Hop(NamedTuple):
 
 def socket_address(address: _Address, port: int) -> Any:
     """An address in the form of ``getpeername()``."""
-    address = _unmapped(address)
+    address = unmapped(address)
     host = str(address)
     return (host, port) if address.version == 4 else (host, port, 0, 0)
 
@@ -164,13 +165,7 @@ def _parsed(text: str) -> _Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    return _unmapped(address)
-
-
-def _unmapped(address: _Address) -> _Address:
-    # What a socket for both families calls an IPv4 peer.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    return unmapped(address)
 
 
 def _unmapped_network(network: _Network) -> _Network:

@@ -18,7 +18,7 @@ from .exchange import Budget, exchange
 from .headers import Headers
 from .http11 import Request, Response, ResponseParser
 from .transport import Transport
-from .uri import WebSocketURI, parse_host, parse_userinfo
+from .uri import WebSocketURI, parse_host, parse_userinfo, unmapped
 
 __all__ = ["Proxy", "choose_proxy", "open_tunnel", "parse_proxy"]
 
@@ -159,11 +159,9 @@ def _is_this_machine(host: str) -> bool:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(host)
+        return unmapped(ipaddress.ip_address(host))
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def _is_excepted(host: str, port: int, no_proxy: str) -> bool:

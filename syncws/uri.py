@@ -15,7 +15,14 @@ import urllib.parse
 
 from .exceptions import InvalidURI
 
-__all__ = ["WebSocketURI", "parse_authority", "parse_host", "parse_uri", "parse_userinfo"]
+__all__ = [
+    "WebSocketURI",
+    "parse_authority",
+    "parse_host",
+    "parse_uri",
+    "parse_userinfo",
+    "unmapped",
+]
 
 _URI = re.compile(r"(wss?)://([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?(#.*)?", re.ASCII | re.IGNORECASE)
 # Control characters (C0, DEL, C1) and spaces: none of them may be part of a URI, and a
@@ -223,6 +230,17 @@ def parse_host(authority: str) -> tuple[str, int | None]:
         authority = encoded + colon + digits
     host, port = parse_authority(authority)
     return host + zone, port
+
+
+def unmapped(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 one stands for (RFC 4291 section 2.5.5.2), or itself.
+
+    What a socket for both families calls an IPv4 peer.
+    """
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def _percent_encode(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import traceback
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncws.exceptions import InvalidURI
-from syncws.uri import WebSocketURI, parse_authority, parse_uri
+from syncws.uri import WebSocketURI, parse_authority, parse_uri, unmapped
 
 # (URI, secure, host, port, resource name, Host header)
 VALID = [
@@ -264,3 +265,11 @@ def test_round_trip(secure: bool, host: str, port: int, path: str, query: str) -
     uri = WebSocketURI(secure, host, port, f"/{path}", query)
     scheme = "wss" if secure else "ws"
     assert parse_uri(f"{scheme}://{uri.host_header}{uri.resource_name}") == uri
+
+
+@pytest.mark.parametrize(
+    ("address", "result"),
+    [("::ffff:10.0.0.1", "10.0.0.1"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1")],
+)
+def test_an_address_that_stands_for_another(address: str, result: str) -> None:
+    assert str(unmapped(ipaddress.ip_address(address))) == result
