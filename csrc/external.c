@@ -73,7 +73,8 @@ int syncws_message_is_mine(syncws_channel *channel) {
 int syncws_message_cut(syncws_channel *channel) {
     const struct syncws_output *output = &channel->output;
     pthread_mutex_lock(&channel->write_mutex);
-    int cut = output->cut || (output->writer == syncws_this_thread() && syncws_is_unfinished(output));
+    int mine = output->writer == syncws_this_thread();
+    int cut = output->cut || (mine && syncws_is_unfinished(output));
     int result = !cut                     ? SYNCWS_NOT_CUT
                  : output->frame_left > 0 ? SYNCWS_CUT_IN_FRAME
                                           : SYNCWS_CUT_BETWEEN_FRAMES;

@@ -5,10 +5,11 @@ behind them. What does not: what two peers agree on, and frames
 (:mod:`.permessage_deflate`).
 
 An empty stored block ends each message, of which the last four bytes are not sent. The
-decompressor puts them back and adds a *final* block: only a whole message, no more and no
-less, makes the engine say that its input has ended. So a truncated message is noticed at
+decompressor puts them back and adds more empty blocks, which only behind a whole message, no
+more and no less, pass without output, and a *final* one. So a truncated message is noticed at
 once, a peer that sets BFINAL itself is nothing special, and between two messages no
-decompressor exists, but the bytes that the next message may refer to.
+decompressor exists, but the bytes that the next message may refer to. Messages that came
+together share one, without a final block: what is between two of them tells them apart as well.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _SMALL = _ROW_BYTES // _TOGETHER
 # Streams in one message that cost nothing, and what each of the others must bring on average.
 _FREE_STREAMS = 128
 _STREAM_BYTES = 64
-# In how many pieces it is remembered what was decompressed.
+# In how many pieces it is remembered what was decompressed, within a message.
 _PIECES = 8
 _STEP = 4096
 

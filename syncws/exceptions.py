@@ -133,6 +133,7 @@ class ForkedConnectionError(ConnectionClosedError):
         )
 
 
+# A host, perhaps a port: uri.py stands above this module, and knows better what a host is.
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 
 
